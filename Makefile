@@ -1,0 +1,59 @@
+# Everything a developer types: build, run, test, lint, bench, features.
+GO       ?= go
+TAGS     := nobadger,nomysql,nopgx
+export GOFLAGS := -buildvcs=false -tags=$(TAGS)
+export PATH := $(PATH):/usr/sbin:/sbin
+VERSION  := $(shell sed -n 's/^## \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 1)
+LDFLAGS  := -s -w -X ringfence/appliance.Version=$(VERSION)
+RECORD   := $(CURDIR)/build/features.tsv
+
+.PHONY: build run run-tunnel test test-unit test-e2e deps lint generate bench features clean
+
+build:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ringfence ./cmd/ringfence
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/sepsim ./cmd/sepsim
+
+# The main job on embedded defaults: the daemon on high ports of the loopback, two simulated phones through their first
+# morning, then it keeps serving until Ctrl-C. RUNFLAGS=--once ends after the morning.
+run: build
+	bin/sepsim morning --ringfence bin/ringfence $(RUNFLAGS)
+
+# The same in a user and network namespace of its own, where even without root a TUN device can be made; nothing outside the
+# namespace reaches it.
+run-tunnel: build
+	unshare --user --map-root-user --net sh -c 'ip link set lo up && exec bin/sepsim morning --ringfence bin/ringfence $(RUNFLAGS)'
+
+# What .ci/run calls. deps ends with status 2 and the line to type when packages are missing and it may not install them.
+test: deps
+	@mkdir -p build && rm -f $(RECORD)
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory test-unit
+	$(MAKE) --no-print-directory test-e2e
+	$(MAKE) --no-print-directory features
+
+deps:
+	@.ci/deps
+
+test-unit:
+	$(GO) test -race -short -timeout 8m $$($(GO) list ./... | grep -v /e2e)
+
+test-e2e: build
+	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_FEATURES=$(RECORD) $(GO) test -count=1 -timeout 10m ./cmd/ringfence/e2e/...
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck -checks 'inherit,-ST1000,-ST1003' ./...
+
+generate:
+	$(GO) generate ./...
+
+bench: build
+	.ci/bench
+
+features:
+	@$(GO) run ./internal/feature/list -results $(RECORD)
+
+clean:
+	rm -rf bin build
