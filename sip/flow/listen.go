@@ -1,0 +1,221 @@
+package flow
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// streamListener accepts TCP or TLS connections.
+type streamListener struct {
+	net.Listener
+	m         *Manager
+	transport string
+	tls       *tls.Config
+	closeOnce sync.Once
+}
+
+func (m *Manager) bindStream(l Listen) error {
+	network := "tcp"
+	if l.Addr.Addr().Is4() {
+		network = "tcp4"
+	}
+	ln, err := net.Listen(network, l.Addr.String())
+	if err != nil {
+		return err
+	}
+	sl := &streamListener{Listener: ln, m: m, transport: l.Transport}
+	if l.Transport == "TLS" {
+		sl.tls = m.serverTLS(l.Legacy)
+	}
+	m.streams = append(m.streams, sl)
+	return nil
+}
+
+// legacySuites are what 7900 series phones know (libraries.md "PKI and legacy TLS": naming suites and version on the listener
+// needs no process-wide setting).
+var legacySuites = []uint16{
+	tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA,
+	tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_AES_256_CBC_SHA,
+}
+
+// serverTLS is the configuration of a TLS listener. Records are not split to warm up: phones take one record for one message.
+func (m *Manager) serverTLS(legacy bool) *tls.Config {
+	c := &tls.Config{
+		MinVersion:                  tls.VersionTLS12,
+		DynamicRecordSizingDisabled: true,
+		GetCertificate:              func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.opt.Certificate() },
+	}
+	if legacy {
+		c.MinVersion, c.CipherSuites = tls.VersionTLS10, legacySuites
+	}
+	if m.opt.VerifyClient == nil {
+		return c
+	}
+	// Any certificate is taken by crypto/tls and judged by the hook: manufacturing CAs are SHA-1 and older than x509 accepts.
+	c.ClientAuth = tls.RequestClientCert
+	return c
+}
+
+func (l *streamListener) Close() error {
+	var err error
+	l.closeOnce.Do(func() { err = l.Listener.Close() })
+	return err
+}
+
+func (l *streamListener) ended(err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		l.m.opt.Log.Error("listener failed", "listener", l.transport+" "+l.Addr().String(), "err", err)
+	}
+}
+
+// accept takes connections until the listener is closed. When the process is out of descriptors it waits for better times.
+func (l *streamListener) accept(ctx context.Context) {
+	pause := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+				return
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			l.m.opt.Log.Error("accept", "listener", l.transport+" "+l.Addr().String(), "err", err)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		pause = 0
+		from := addrPort(conn.RemoteAddr()).Addr()
+		if !l.m.reserve(from) {
+			conn.Close()
+			continue
+		}
+		l.m.tasks.Go("sip flow", func(context.Context) { l.m.run(l.transport, conn, l.tls, true) }, func(err error) {
+			if errors.Is(err, context.Canceled) {
+				conn.Close()
+				l.m.release(from)
+			}
+		})
+	}
+}
+
+// run makes a flow of an accepted connection (counted by reserve) and serves it.
+func (m *Manager) run(transport string, conn net.Conn, cfg *tls.Config, server bool) {
+	setUserTimeout(conn, m.opt.TCPUserTimeout)
+	s, err := m.handshake(transport, conn, cfg, server)
+	if err != nil {
+		conn.Close()
+		m.release(addrPort(conn.RemoteAddr()).Addr())
+		m.opt.Log.Info("TLS handshake", "peer", conn.RemoteAddr().String(), "err", err)
+		return
+	}
+	if !m.add(s) {
+		s.Close(ErrStopped)
+		m.release(s.remote.Addr())
+		return
+	}
+	_ = s.conn.SetReadDeadline(s.until)
+	s.serve()
+}
+
+// handshake makes the stream, for TLS after the handshake and with the client's verified identity.
+func (m *Manager) handshake(transport string, conn net.Conn, cfg *tls.Config, server bool) (*stream, error) {
+	if transport != "TLS" {
+		return m.newStream(transport, conn, conn), nil
+	}
+	var device string
+	var cert *x509.Certificate
+	cfg = cfg.Clone()
+	if server && m.opt.VerifyClient != nil {
+		// VerifyConnection and not VerifyPeerCertificate: it is called for resumed sessions as well, so that a revoked
+		// certificate does not live on in a ticket.
+		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+			if len(cs.PeerCertificates) == 0 {
+				return nil
+			}
+			var err error
+			if device, err = m.opt.VerifyClient(cs.PeerCertificates[0], cs.PeerCertificates[1:]); err != nil {
+				return fmt.Errorf("client certificate %q: %w", cs.PeerCertificates[0].Subject.CommonName, err)
+			}
+			if device != "" {
+				cert = cs.PeerCertificates[0]
+			}
+			return nil
+		}
+	}
+	tc := tls.Client(conn, cfg)
+	if server {
+		tc = tls.Server(conn, cfg)
+	}
+	_ = conn.SetDeadline(time.Now().Add(m.opt.Handshake))
+	if err := tc.HandshakeContext(m.tasks.Context()); err != nil {
+		return nil, err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	s := m.newStream(transport, tc, conn)
+	s.cert, s.device = cert, device
+	return s, nil
+}
+
+// Dial opens a connection to addr and serves it as a flow like an accepted one; transport is "TCP" or "TLS".
+func (m *Manager) Dial(ctx context.Context, transport string, addr netip.AddrPort, cfg *tls.Config) (Flow, error) {
+	if !m.reserve(addr.Addr()) {
+		return nil, fmt.Errorf("dial %s: too many connections", addr)
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		m.release(addr.Addr())
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	setUserTimeout(conn, m.opt.TCPUserTimeout)
+	if transport == "TLS" && cfg == nil {
+		cfg = &tls.Config{ServerName: addr.Addr().String()}
+	}
+	s, err := m.handshake(transport, conn, cfg, false)
+	if err == nil && !m.add(s) {
+		err = ErrStopped
+	}
+	if err != nil {
+		conn.Close()
+		m.release(addr.Addr())
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	s.Keep(time.Now().Add(100 * 365 * 24 * time.Hour))
+	m.tasks.Go("sip flow", func(context.Context) { s.serve() }, func(err error) {
+		if errors.Is(err, context.Canceled) {
+			s.Close(ErrStopped)
+			m.remove(s)
+		}
+	})
+	return s, nil
+}
+
+// setUserTimeout lets the kernel give up a peer that acknowledges nothing, so that a phone that lost its power is noticed
+// with the first message to it and not after a quarter of an hour.
+func setUserTimeout(conn net.Conn, d time.Duration) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+	})
+}
