@@ -1,0 +1,209 @@
+package tvs
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"ringfence/internal/netlimit"
+	"ringfence/internal/task"
+	"ringfence/trust"
+)
+
+// Options of a server.
+type Options struct {
+	Address string      // host:port, 2445 by default
+	TLS     *tls.Config // RSA certificate with role TVS; MinVersion TLS 1.2 when the caller sets none
+	// Lookup decides about a certificate, as the bytes were received. It must not block on the network: TVS may not
+	// depend on the peer being up. A ttl of 0 is DefaultTTL.
+	Lookup func(der []byte) (roles []trust.Role, ttl time.Duration, ok bool)
+
+	Limits netlimit.Limits
+	Idle   time.Duration // for the handshake, and for the next request; 10 s when 0
+	Log    *slog.Logger  // may be nil
+	// Note is the boot record; may be nil. The device name is the phone's claim.
+	Note func(device, step, text string, failed bool)
+}
+
+// Server answers phones.
+type Server struct {
+	o    Options
+	log  *slog.Logger
+	addr net.Addr
+
+	mu      sync.Mutex
+	ln      *netlimit.Listener
+	group   *task.Group // of the present Run
+	stopped bool
+	done    chan struct{} // closed when the present Run has returned
+}
+
+// New binds the listener. Nothing is accepted before Run.
+func New(o Options) (*Server, error) {
+	if o.Lookup == nil || o.TLS == nil {
+		return nil, errors.New("tvs: options without lookup or TLS configuration")
+	}
+	if o.Address == "" {
+		o.Address = ":2445"
+	}
+	if o.Idle <= 0 {
+		o.Idle = 10 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.TLS = o.TLS.Clone()
+	if o.TLS.MinVersion == 0 {
+		o.TLS.MinVersion = tls.VersionTLS12
+	}
+	ln, err := netlimit.Listen(o.Address, o.Limits)
+	if err != nil {
+		return nil, fmt.Errorf("tvs: %w", err)
+	}
+	return &Server{o: o, ln: ln, addr: ln.Addr(), log: o.Log.With("component", "tvs", "listener", ln.Addr().String())}, nil
+}
+
+// Addr is the address of the listener.
+func (s *Server) Addr() net.Addr { return s.addr }
+
+// Run serves until ctx ends or Stop is called (nil), or until the listener fails. It may be called again after a failure
+// and then binds the same address anew.
+func (s *Server) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.group != nil {
+		s.mu.Unlock()
+		return errors.New("tvs: already running")
+	}
+	if s.ln == nil {
+		ln, err := netlimit.Listen(s.addr.String(), s.o.Limits)
+		if err != nil {
+			s.mu.Unlock()
+			return fmt.Errorf("tvs: %w", err)
+		}
+		s.ln = ln
+	}
+	ln, group, done := s.ln, task.NewGroup(ctx, s.log), make(chan struct{})
+	s.group, s.done = group, done
+	s.mu.Unlock()
+
+	s.log.Info("started")
+	group.Go("tvs stop", func(ctx context.Context) { <-ctx.Done(); ln.Close() })
+	err := s.accept(ln, group)
+	stopping := group.Context().Err() != nil
+	ln.Close()
+	group.Stop()
+
+	s.mu.Lock()
+	s.ln, s.group = nil, nil
+	s.mu.Unlock()
+	close(done)
+	if stopping {
+		s.log.Info("stopped")
+		return nil
+	}
+	return fmt.Errorf("tvs: %w", err)
+}
+
+// Stop ends Run and waits for it. It may be called at any time, also twice.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	s.stopped = true
+	group, done, ln := s.group, s.done, s.ln
+	s.mu.Unlock()
+	if group == nil {
+		if ln != nil {
+			ln.Close()
+		}
+		return
+	}
+	group.Stop()
+	<-done
+}
+
+func (s *Server) accept(ln net.Listener, group *task.Group) error {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		group.Go("tvs connection", func(ctx context.Context) {
+			stop := context.AfterFunc(ctx, func() { c.Close() })
+			defer stop()
+			s.serve(c)
+		}, func(error) { c.Close() })
+	}
+}
+
+// serve answers requests on one connection until it is idle too long or says something malformed. The handshake runs here
+// and not in the accept loop: a phone that never starts it must not stop the others (tvs.md §4).
+func (s *Server) serve(raw net.Conn) {
+	log := s.log.With("peer", raw.RemoteAddr().String())
+	c := tls.Server(raw, s.o.TLS)
+	defer c.Close()
+	for {
+		// The deadline covers the handshake or a whole request, however slowly it comes.
+		if err := c.SetDeadline(time.Now().Add(s.o.Idle)); err != nil {
+			return
+		}
+		b, err := ReadMessage(c)
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+				log.Info("connection dropped", "err", err)
+			}
+			return
+		}
+		answer, err := s.answer(b, log)
+		if err != nil {
+			log.Info("request refused", "err", err)
+			return
+		}
+		// One Write is one TLS record, which phones want.
+		if _, err := c.Write(answer); err != nil {
+			log.Info("answer not sent", "err", err)
+			return
+		}
+	}
+}
+
+func (s *Server) answer(b []byte, log *slog.Logger) ([]byte, error) {
+	var q Request
+	if err := q.Unmarshal(b); err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(q.Certificate)
+	if err != nil {
+		return nil, fmt.Errorf("%w: certificate: %v", ErrMessage, err)
+	}
+	device := q.SEP()
+	if device == "" {
+		log.Info("odd device name", "phone", q.Device)
+	}
+	r := Response{Session: q.Session}
+	r.Roles, r.TTL, r.Valid = s.o.Lookup(q.Certificate)
+	if r.TTL <= 0 {
+		r.TTL = DefaultTTL
+	}
+	r.TTL = min(max(r.TTL, time.Second), MaxTTL)
+	log.Info("certificate asked", "phone", q.Device, "subject", cert.Subject.String(), "valid", r.Valid)
+	if s.o.Note != nil && device != "" {
+		text := "asked about " + cert.Subject.CommonName + ": valid"
+		if !r.Valid {
+			text = "asked about " + cert.Subject.CommonName + ": not one of ours, the phone will not trust it"
+		}
+		if err := task.Guard(s.log, "tvs note", func() { s.o.Note(device, "tvs", text, !r.Valid) }); err != nil {
+			return nil, err
+		}
+	}
+	return r.Marshal()
+}
