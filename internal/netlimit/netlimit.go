@@ -1,5 +1,5 @@
 // Package netlimit bounds what strangers can hold open: a listener with a limit of connections in all and per source
-// address, and a table of token buckets per source (design §1 rule 7).
+// address (design §1 rule 7).
 package netlimit
 
 import (
