@@ -9,33 +9,38 @@ import "net/netip"
 // It has two roots. Node is true of this appliance only and is never given to the other one of a pair; all the rest is
 // shared by a pair.
 type Document struct {
-	Node      Node        `yaml:"node"`
-	Site      Site        `yaml:"site"`
-	SIP       SIP         `yaml:"sip"`
-	PKI       PKI         `yaml:"pki"`
-	VPN       VPN         `yaml:"vpn"`
-	Numbering Numbering   `yaml:"numbering"`
-	Users     []User      `yaml:"users"`
-	Phones    []Phone     `yaml:"phones"`
-	Lines     []Line      `yaml:"lines"`
-	Groups    []Group     `yaml:"groups"`
-	Parking   []ParkLot   `yaml:"parking"`
-	Paging    []PageGroup `yaml:"paging"`
-	Intercom  []Intercom  `yaml:"intercom"`
-	Rooms     []Rooms     `yaml:"rooms"`
-	Services  Services    `yaml:"services"`
-	Schedules []Schedule  `yaml:"schedules"`
-	RoutesIn  []RouteIn   `yaml:"routes_in"`
-	RoutesOut []RouteOut  `yaml:"routes_out"`
+	Node      Node        `yaml:"node" doc:"This appliance alone: its addresses, ports and names. Never given to the other appliance of a pair."`
+	Site      Site        `yaml:"site" doc:"What all phones and users have in common."`
+	SIP       SIP         `yaml:"sip" doc:"Limits and timers of the PBX."`
+	PKI       PKI         `yaml:"pki" doc:"Certificate authority and the certificates of phones."`
+	VPN       VPN         `yaml:"vpn" doc:"Gateway for phones and people outside."`
+	Numbering Numbering   `yaml:"numbering" doc:"Numbers in general; dial templates of phones are made from it."`
+	Users     []User      `yaml:"users" doc:"People."`
+	Phones    []Phone     `yaml:"phones" doc:"Devices that this appliance provisions."`
+	Lines     []Line      `yaml:"lines" doc:"Numbers that ring at phones."`
+	Groups    []Group     `yaml:"groups" doc:"Hunt groups."`
+	Parking   []ParkLot   `yaml:"parking" doc:"Ranges of park slots."`
+	Paging    []PageGroup `yaml:"paging" doc:"Numbers that page several phones."`
+	Intercom  []Intercom  `yaml:"intercom" doc:"Numbers that reach intercom lines."`
+	Rooms     []Rooms     `yaml:"rooms" doc:"Ranges of conference rooms."`
+	Services  Services    `yaml:"services" doc:"Numbers of built-in services."`
+	Schedules []Schedule  `yaml:"schedules" doc:"Opening hours."`
+	RoutesIn  []RouteIn   `yaml:"routes_in" doc:"Calls from trunks."`
+	RoutesOut []RouteOut  `yaml:"routes_out" doc:"Calls to trunks."`
+
+	Include []string `yaml:"include" doc:"Files or patterns of files to read as well, relative to this one; lists are appended in order, a value set twice is an error."`
+
+	index  *index
+	lookup *lookup
 }
 
 // Node is the part of the document that belongs to this appliance alone.
 type Node struct {
-	Name    string     `yaml:"name" default:"ringfence" doc:"Name of this appliance, in certificates and logs."`
-	Address netip.Addr `yaml:"address" doc:"IPv4 address that phones are told for every service. Required."`
-	Listen  Listen     `yaml:"listen"`
-	Media   Media      `yaml:"media"`
-	Tunnel  Tunnel     `yaml:"tunnel"`
+	Name    string     `yaml:"name" default:"ringfence" pattern:"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$" want:"letters, digits and - as in a host name" doc:"Name of this appliance, in certificates and logs."`
+	Address netip.Addr `yaml:"address" required:"true" doc:"IPv4 address that phones are told for every service. Required."`
+	Listen  Listen     `yaml:"listen" doc:"Address and port of every listener."`
+	Media   Media      `yaml:"media" doc:"Where RTP is received."`
+	Tunnel  Tunnel     `yaml:"tunnel" doc:"TUN device of the VPN."`
 }
 
 // Listen holds the address and port of every listener. The empty string or "off" switches a listener off.
@@ -60,33 +65,33 @@ type Media struct {
 
 // Tunnel is the TUN device of the VPN on this appliance.
 type Tunnel struct {
-	Device string `yaml:"device" default:"ringfence0" doc:"Name of the TUN device, at most 15 characters."`
+	Device string `yaml:"device" default:"ringfence0" pattern:"^[A-Za-z0-9_.-]{1,15}$" want:"at most 15 letters, digits, _ . or -" doc:"Name of the TUN device, at most 15 characters."`
 }
 
 // Site is what all phones and users have in common.
 type Site struct {
-	Name     string `yaml:"name" default:"Ringfence" doc:"Shown at the top of screens and in certificates as organisation."`
-	Domain   string `yaml:"domain" default:"ringfence.invalid" doc:"SIP domain and digest realm. Changing it changes what phones hash passwords with."`
+	Name     string `yaml:"name" default:"Ringfence" max:"64" doc:"Shown at the top of screens and in certificates as organisation."`
+	Domain   string `yaml:"domain" default:"ringfence.invalid" pattern:"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})(\\.[A-Za-z0-9_-]{1,63})*$" want:"a domain like pbx.example.net" doc:"SIP domain and digest realm. Changing it changes what phones hash passwords with."`
 	TimeZone string `yaml:"time_zone" default:"UTC" doc:"IANA name of the zone of phones and schedules."`
-	Language string `yaml:"language" default:"en" doc:"Language of texts: en or de."`
-	Date     string `yaml:"date_template" default:"D.M.Y" doc:"Date layout on phones: D and M in either order, separator / - or ., Y or YY, a trailing A for the 12 hour clock."`
+	Language string `yaml:"language" default:"en" enum:"en,de" doc:"Language of texts: en or de."`
+	Date     string `yaml:"date_template" default:"D.M.Y" pattern:"^(D[-/.]M|M[-/.]D)[-/.]YY?A?$" want:"a layout like D.M.Y, M/D/YYA or D-M-YY" doc:"Date layout on phones: D and M in either order, separator / - or ., Y or YY, a trailing A for the 12 hour clock."`
 	NTP      []Host `yaml:"ntp" doc:"Time servers that phones use; this appliance's address when empty."`
 }
 
 // SIP holds what the PBX needs besides users and lines.
 type SIP struct {
-	RegisterExpires Duration   `yaml:"register_expires" default:"120s" doc:"Granted to Cisco phones (60s to 3600s). 120s lets them notice a dead appliance soon."`
-	MaxMessageBytes int        `yaml:"max_message_bytes" default:"65536" doc:"Largest SIP message that is read."`
-	MaxFlows        int        `yaml:"max_flows" default:"20000" doc:"Connections in all."`
-	MaxFlowsPerIP   int        `yaml:"max_flows_per_source" default:"2000" doc:"Connections of one source address."`
+	RegisterExpires Duration   `yaml:"register_expires" default:"120s" min:"60s" max:"3600s" doc:"Granted to Cisco phones (60s to 3600s). 120s lets them notice a dead appliance soon."`
+	MaxMessageBytes int        `yaml:"max_message_bytes" default:"65536" min:"4096" max:"1048576" doc:"Largest SIP message that is read."`
+	MaxFlows        int        `yaml:"max_flows" default:"20000" min:"1" max:"1000000" doc:"Connections in all."`
+	MaxFlowsPerIP   int        `yaml:"max_flows_per_source" default:"2000" min:"1" max:"1000000" doc:"Connections of one source address."`
 	SRTP            SRTPPolicy `yaml:"srtp" default:"prefer" doc:"require, prefer or never, for phones in encrypted mode: require refuses a call with an unencrypted leg."`
-	SessionExpires  Duration   `yaml:"session_expires" default:"1800s" doc:"RFC 4028 session interval offered to those who support timers; 0 is off."`
+	SessionExpires  Duration   `yaml:"session_expires" default:"1800s" min:"0s" max:"86400s" doc:"RFC 4028 session interval offered to those who support timers; 0 is off."`
 }
 
 // PKI declares the certificate authority.
 type PKI struct {
-	Organization string     `yaml:"organization" doc:"O of all certificates; site.name when empty."`
-	LSC          LSCPolicy  `yaml:"lsc"`
+	Organization string     `yaml:"organization" max:"64" doc:"O of all certificates; site.name when empty."`
+	LSC          LSCPolicy  `yaml:"lsc" doc:"Certificates issued to phones."`
 	MICRoots     []string   `yaml:"mic_roots" doc:"PEM files of manufacturing CAs, for phones that prove themselves by MIC."`
 	ITLVersion   ITLVersion `yaml:"itl_version" default:"auto" doc:"1.0, 1.1, or auto: 1.1 for models with EC certificates."`
 }
@@ -94,36 +99,36 @@ type PKI struct {
 // LSCPolicy says what certificates phones get.
 type LSCPolicy struct {
 	Key  KeyKind  `yaml:"key" default:"auto" doc:"rsa2048, rsa3072, rsa4096, p256, p384, p521, or auto: rsa2048, since encrypted device files need RSA."`
-	Days int      `yaml:"days" default:"365" doc:"Life in days (1 to 3560)."`
+	Days int      `yaml:"days" default:"365" min:"1" max:"3560" doc:"Life in days (1 to 3560)."`
 	Auth CAPFAuth `yaml:"auth" default:"null_string" doc:"Proof asked of a phone without a certificate: null_string, code, lsc or mic."`
 }
 
 // VPN declares gateway, pools and who may log in.
 type VPN struct {
 	Enabled  bool        `yaml:"enabled" default:"true" doc:"Serve the VPN."`
-	Hosts    []string    `yaml:"hosts" doc:"Names or addresses (with optional port) under which phones reach the gateway from outside; url1 to url3 of phones."`
+	Hosts    []string    `yaml:"hosts" pattern:"^([A-Za-z0-9][A-Za-z0-9._-]*|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?$" want:"a name or address, with a port if it is not 443: vpn.example.net" doc:"Names or addresses (with optional port) under which phones reach the gateway from outside; url1 to url3 of phones."`
 	Policies []VPNPolicy `yaml:"policies" doc:"The first one is the default of phones and users."`
 }
 
 // VPNPolicy is a group of VPN users with its pool and rights.
 type VPNPolicy struct {
-	ID           string         `yaml:"id" doc:"Name; also the group path, https://HOST/ID. The path /svc is always the first policy."`
-	Pool         netip.Prefix   `yaml:"pool" doc:"Inner IPv4 addresses; the first host address is the appliance's own."`
+	ID           string         `yaml:"id" required:"true" max:"32" pattern:"^[a-z0-9][a-z0-9_-]*$" want:"lower-case letters, digits, - and _" doc:"Name; also the group path, https://HOST/ID. The path /svc is always the first policy."`
+	Pool         netip.Prefix   `yaml:"pool" required:"true" doc:"Inner IPv4 addresses; the first host address is the appliance's own."`
 	Auth         []VPNAuth      `yaml:"auth" default:"[certificate, password]" doc:"Accepted ways to log in."`
 	Routes       []netip.Prefix `yaml:"routes" doc:"Split-include routes sent to the client; none is a default route."`
 	DNS          []netip.Addr   `yaml:"dns" doc:"Resolvers sent to the client."`
-	MTU          int            `yaml:"mtu" default:"1290" doc:"Inner MTU offered (576 to 1500)."`
-	DPD          Duration       `yaml:"dpd" default:"30s" doc:"Silence after which the peer is probed."`
-	Keepalive    Duration       `yaml:"keepalive" default:"20s" doc:"Interval of keep-alive frames from the client."`
-	Idle         Duration       `yaml:"idle_timeout" default:"0s" doc:"A session without payload ends after this; 0 is never."`
-	Disconnected Duration       `yaml:"disconnected_timeout" default:"120s" doc:"How long address and cookie outlive a lost connection."`
-	MaxSessions  int            `yaml:"max_sessions" default:"2" doc:"Sessions of one device or user at once."`
-	Banner       string         `yaml:"banner" doc:"Shown after log-in."`
+	MTU          int            `yaml:"mtu" default:"1290" min:"576" max:"1500" doc:"Inner MTU offered (576 to 1500)."`
+	DPD          Duration       `yaml:"dpd" default:"30s" min:"0s" max:"3600s" doc:"Silence after which the peer is probed."`
+	Keepalive    Duration       `yaml:"keepalive" default:"20s" min:"0s" max:"3600s" doc:"Interval of keep-alive frames from the client."`
+	Idle         Duration       `yaml:"idle_timeout" default:"0s" min:"0s" max:"604800s" doc:"A session without payload ends after this; 0 is never."`
+	Disconnected Duration       `yaml:"disconnected_timeout" default:"120s" min:"0s" max:"86400s" doc:"How long address and cookie outlive a lost connection."`
+	MaxSessions  int            `yaml:"max_sessions" default:"2" min:"1" max:"100" doc:"Sessions of one device or user at once."`
+	Banner       string         `yaml:"banner" max:"500" doc:"Shown after log-in."`
 }
 
 // Numbering describes numbers in general; dial templates are generated from it.
 type Numbering struct {
-	Extensions    string   `yaml:"extensions" doc:"Pattern of internal numbers, X is any digit: 3XX."`
+	Extensions    string   `yaml:"extensions" doc:"Patterns of internal numbers, X is any digit: 3XX. Several are separated by spaces. When set, every internal number must match one."`
 	OutsidePrefix Digits   `yaml:"outside_prefix" doc:"Dialled before outside numbers."`
 	Country       Digits   `yaml:"country" doc:"Country code without +."`
 	Emergency     []Digits `yaml:"emergency" doc:"Emergency numbers as dialled."`
@@ -131,170 +136,171 @@ type Numbering struct {
 
 // User is a person.
 type User struct {
-	ID         string            `yaml:"id" doc:"Unique name; also the VPN user name."`
-	Name       string            `yaml:"name" doc:"Display name."`
-	Email      string            `yaml:"email"`
-	Language   string            `yaml:"language" doc:"Initial value; users may change it. site.language when empty."`
-	Password   Secret            `yaml:"password" doc:"VPN password."`
+	ID         string            `yaml:"id" required:"true" max:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9._@-]*$" want:"letters, digits and . _ @ -" doc:"Unique name; also the VPN user name."`
+	Name       string            `yaml:"name" max:"64" doc:"Display name."`
+	Email      string            `yaml:"email" max:"254" pattern:"^[^@\\s]+@[^@\\s]+$" want:"an address like ada@example.net" doc:"Address for voicemail and notices."`
+	Language   string            `yaml:"language" enum:"en,de" doc:"Initial value; users may change it. site.language when empty."`
+	Password   Secret            `yaml:"password" pattern:"^[ -~]{8,128}$" want:"8 to 128 printable ASCII characters" doc:"VPN password."`
 	VPN        string            `yaml:"vpn" doc:"VPN policy; no VPN with a password when empty."`
-	PIN        Secret            `yaml:"pin" doc:"Initial PIN; users may change it."`
-	SpeedDials map[string]Digits `yaml:"speed_dials" doc:"Initial values, index 1 to 99 to number; users may change them."`
+	PIN        Secret            `yaml:"pin" pattern:"^[0-9]{4,12}$" want:"4 to 12 digits" doc:"Initial PIN; users may change it."`
+	SpeedDials map[string]Digits `yaml:"speed_dials" keys:"^[1-9][0-9]?$" wantkeys:"an index from 1 to 99" doc:"Initial values, index 1 to 99 to number; users may change them."`
 }
 
 // Phone is a device.
 type Phone struct {
-	Device   string       `yaml:"device" doc:"SEP and the MAC in upper-case hexadecimal: SEP001122AA0001. Required."`
-	Model    string       `yaml:"model" doc:"Number of the model: 8851. Required."`
-	Label    string       `yaml:"label" doc:"Text at the top of the screen, at most 12 characters."`
+	Device   string       `yaml:"device" required:"true" pattern:"^SEP[0-9A-F]{12}$" want:"SEP and the MAC address in upper case: SEP001122AA0001" doc:"SEP and the MAC in upper-case hexadecimal: SEP001122AA0001. Required."`
+	Model    string       `yaml:"model" required:"true" number:"true" doc:"Number of the model: 8851. Required."`
+	Label    string       `yaml:"label" max:"12" doc:"Text at the top of the screen, at most 12 characters."`
 	Security SecurityMode `yaml:"security" default:"encrypted" doc:"encrypted (TLS and SRTP) or nonsecure (TCP and RTP, password in clear in the device file)."`
-	Password Secret       `yaml:"password" doc:"SIP digest password, 8 to 30 letters and digits. Generated and kept as state when empty."`
+	Password Secret       `yaml:"password" pattern:"^[A-Za-z0-9]{8,30}$" want:"8 to 30 letters and digits" doc:"SIP digest password, 8 to 30 letters and digits. Generated and kept as state when empty."`
 	VPN      string       `yaml:"vpn" doc:"VPN policy of this phone; its device file has no VPN when empty."`
 	LSCKey   KeyKind      `yaml:"lsc_key" doc:"Overrides pki.lsc.key for this phone."`
-	CAPFCode Secret       `yaml:"capf_code" doc:"One-time code typed at the phone where pki.lsc.auth is code."`
+	CAPFCode Secret       `yaml:"capf_code" pattern:"^[0-9]{4,15}$" want:"4 to 15 digits" doc:"One-time code typed at the phone where pki.lsc.auth is code."`
 	Keys     []Key        `yaml:"keys" doc:"Line keys after those of the lines."`
-	Load     string       `yaml:"load" doc:"Firmware load without .loads; the phone keeps its own when empty."`
+	Modules  []string     `yaml:"modules" enum:"7914,7915,7916,BEKEM,CP-8800-Audio,CP-8800-Video,CKEM" number:"true" doc:"Expansion modules from left to right, at most 3; their keys follow those of the phone."`
+	Load     string       `yaml:"load" max:"64" pattern:"^[A-Za-z0-9._-]*$" want:"letters, digits, . _ and -" doc:"Firmware load without .loads; the phone keeps its own when empty."`
 }
 
 // Key is a line key that is not a line. Exactly one of BLF, Speed, Park and URL is set.
 type Key struct {
-	Label string `yaml:"label"`
+	Label string `yaml:"label" max:"30" doc:"Text beside the key; the number when empty."`
 	BLF   Digits `yaml:"blf" doc:"Number to watch; pressing it calls or picks up."`
 	Speed Digits `yaml:"speed" doc:"Number to dial."`
 	Park  Digits `yaml:"park" doc:"Park slot."`
-	URL   string `yaml:"url" doc:"XML service."`
+	URL   string `yaml:"url" max:"255" pattern:"^https?://" want:"a URL like https://www.example.net/menu" doc:"XML service."`
 }
 
 // Line is a number that phones show. A line without a phone is a softphone's or other vendor's: it registers with its own
 // number and password.
 type Line struct {
-	Number        Digits     `yaml:"number" doc:"Unique. Required."`
+	Number        Digits     `yaml:"number" required:"true" doc:"Unique. Required."`
 	User          string     `yaml:"user" doc:"Owner, a users id."`
 	Phone         string     `yaml:"phone" doc:"Device that shows it."`
-	Index         int        `yaml:"index" default:"1" doc:"Place on that device, from 1; index 1 registers."`
-	Password      Secret     `yaml:"password" doc:"SIP password of a line without phone."`
-	Label         string     `yaml:"label" doc:"Text beside the key; the number when empty."`
-	CallerID      CallerID   `yaml:"caller_id"`
-	Rights        []string   `yaml:"rights" default:"[internal]" doc:"What may be called: internal, local, national, international, premium, or names of routes_out rights."`
-	MaxCalls      int        `yaml:"max_calls" default:"4" doc:"Calls at once, up to the model's limit."`
-	BusyAt        int        `yaml:"busy_at" default:"2" doc:"Number of calls from which a further one finds the line busy."`
-	RingSeconds   int        `yaml:"ring_seconds" default:"30"`
-	OnBusy        Dest       `yaml:"on_busy" default:"busy"`
-	OnNoAnswer    Dest       `yaml:"on_no_answer" default:"hangup"`
-	OnUnreachable Dest       `yaml:"on_unreachable" default:"hangup"`
-	OnIDivert     Dest       `yaml:"on_idivert" default:"busy"`
+	Index         int        `yaml:"index" default:"1" min:"1" max:"200" doc:"Place on that device, from 1; index 1 registers."`
+	Password      Secret     `yaml:"password" pattern:"^[A-Za-z0-9]{8,30}$" want:"8 to 30 letters and digits" doc:"SIP password of a line without phone."`
+	Label         string     `yaml:"label" max:"30" doc:"Text beside the key; the number when empty."`
+	CallerID      CallerID   `yaml:"caller_id" doc:"How the line presents itself."`
+	Rights        []string   `yaml:"rights" default:"[internal]" max:"30" pattern:"^[a-z][a-z0-9_-]*$" want:"a name in lower case" doc:"What may be called: internal, local, national, international, premium, or names of routes_out rights."`
+	MaxCalls      int        `yaml:"max_calls" default:"4" min:"1" max:"200" doc:"Calls at once, up to the model's limit."`
+	BusyAt        int        `yaml:"busy_at" default:"2" min:"1" max:"200" doc:"Number of calls from which a further one finds the line busy."`
+	RingSeconds   int        `yaml:"ring_seconds" default:"30" min:"1" max:"600" doc:"How long a call rings before on_no_answer."`
+	OnBusy        Dest       `yaml:"on_busy" default:"busy" doc:"Where a call goes that finds the line busy."`
+	OnNoAnswer    Dest       `yaml:"on_no_answer" default:"hangup" doc:"Where a call goes that nobody answers."`
+	OnUnreachable Dest       `yaml:"on_unreachable" default:"hangup" doc:"Where a call goes when the line is not registered."`
+	OnIDivert     Dest       `yaml:"on_idivert" default:"busy" doc:"Where the iDivert key sends a call."`
 	Forward       Digits     `yaml:"forward" doc:"Initial forward-all target; users change it."`
-	Pickup        Pickup     `yaml:"pickup"`
-	ParkLot       string     `yaml:"park_lot"`
+	Pickup        Pickup     `yaml:"pickup" doc:"Pickup groups."`
+	ParkLot       string     `yaml:"park_lot" doc:"Lot of the Park key, a parking id."`
 	HuntLogin     bool       `yaml:"hunt_login_default" default:"true" doc:"Initial value; users change it."`
-	Record        RecordMode `yaml:"record" default:"on_demand"`
+	Record        RecordMode `yaml:"record" default:"on_demand" doc:"never, on_demand (by key) or always."`
 	Voicemail     Digits     `yaml:"voicemail" doc:"Number of the messages key; services.voicemail when empty."`
 }
 
 // CallerID is how a line presents itself.
 type CallerID struct {
-	Name     string `yaml:"name" doc:"The user's name when empty."`
-	External Digits `yaml:"external"`
+	Name     string `yaml:"name" max:"30" doc:"The user's name when empty."`
+	External Digits `yaml:"external" doc:"Number shown to the outside."`
 }
 
 // Pickup groups of a line.
 type Pickup struct {
-	MemberOf []int    `yaml:"member_of"`
-	MayPick  []int    `yaml:"may_pick"`
-	Other    []int    `yaml:"other"`
-	Notify   []string `yaml:"notify" doc:"from, to, beep."`
-	Seconds  int      `yaml:"notify_seconds" default:"5"`
+	MemberOf []int    `yaml:"member_of" doc:"Groups whose members may pick up calls of this line."`
+	MayPick  []int    `yaml:"may_pick" doc:"Groups of which this line may pick up calls."`
+	Other    []int    `yaml:"other" doc:"Groups of the key for other pickup."`
+	Notify   []string `yaml:"notify" enum:"from,to,beep" doc:"What is shown or heard when a call of the group rings: from, to, beep."`
+	Seconds  int      `yaml:"notify_seconds" default:"5" min:"0" max:"120" doc:"Seconds of ringing before that notice."`
 }
 
 // Group is a hunt group.
 type Group struct {
-	Number        Digits   `yaml:"number"`
-	Name          string   `yaml:"name"`
-	Strategy      string   `yaml:"strategy" default:"all" doc:"all, ordered, round_robin, longest_idle, random."`
-	Members       []Digits `yaml:"members"`
-	LoginRequired bool     `yaml:"login_required" default:"true"`
-	RingSeconds   int      `yaml:"ring_seconds" default:"30"`
-	ShowPilot     bool     `yaml:"show_pilot" default:"true"`
-	OnNoAnswer    Dest     `yaml:"on_no_answer" default:"hangup"`
-	OnEmpty       Dest     `yaml:"on_empty" default:"congestion"`
+	Number        Digits   `yaml:"number" required:"true" doc:"Number of the group."`
+	Name          string   `yaml:"name" max:"30" doc:"Name that members see."`
+	Strategy      string   `yaml:"strategy" default:"all" enum:"all,ordered,round_robin,longest_idle,random" doc:"all, ordered, round_robin, longest_idle, random."`
+	Members       []Digits `yaml:"members" doc:"Numbers of lines or of other groups."`
+	LoginRequired bool     `yaml:"login_required" default:"true" doc:"Ring only members that are logged in by the HLog key."`
+	RingSeconds   int      `yaml:"ring_seconds" default:"30" min:"1" max:"600" doc:"How long a call rings before on_no_answer."`
+	ShowPilot     bool     `yaml:"show_pilot" default:"true" doc:"Show number and name of the group to the member that rings."`
+	OnNoAnswer    Dest     `yaml:"on_no_answer" default:"hangup" doc:"Where a call goes that no member answers."`
+	OnEmpty       Dest     `yaml:"on_empty" default:"congestion" doc:"Where a call goes when no member is logged in."`
 }
 
 // ParkLot is a range of park slots.
 type ParkLot struct {
-	ID       string   `yaml:"id"`
-	Slots    string   `yaml:"slots" doc:"Range of numbers: 381-389."`
-	Seconds  int      `yaml:"seconds" default:"60"`
-	Reminder int      `yaml:"reminder_seconds" default:"50"`
-	Comeback Comeback `yaml:"comeback"`
-	Music    string   `yaml:"music" default:"default"`
-	Order    string   `yaml:"order" default:"first" doc:"first, rotating, random."`
+	ID       string   `yaml:"id" required:"true" max:"32" pattern:"^[A-Za-z0-9][A-Za-z0-9._@-]*$" want:"letters, digits and . _ @ -" doc:"Name of the lot."`
+	Slots    string   `yaml:"slots" required:"true" pattern:"^[0-9]+(-[0-9]+)?$" want:"a range of numbers like 381-389" number:"true" doc:"Range of numbers: 381-389."`
+	Seconds  int      `yaml:"seconds" default:"60" min:"5" max:"3600" doc:"How long a call stays parked."`
+	Reminder int      `yaml:"reminder_seconds" default:"50" min:"0" max:"3600" doc:"When the parker is reminded; 0 is never."`
+	Comeback Comeback `yaml:"comeback" doc:"What happens to a call that nobody retrieves."`
+	Music    string   `yaml:"music" default:"default" doc:"Music class heard by the parked party."`
+	Order    string   `yaml:"order" default:"first" enum:"first,rotating,random" doc:"Which free slot is taken: first, rotating or random."`
 }
 
 // Comeback is what happens to a parked call that nobody retrieves.
 type Comeback struct {
-	ToParker bool `yaml:"to_parker" default:"true"`
-	Seconds  int  `yaml:"seconds" default:"15"`
-	Then     Dest `yaml:"then" default:"hangup"`
+	ToParker bool `yaml:"to_parker" default:"true" doc:"Ring the one who parked the call first."`
+	Seconds  int  `yaml:"seconds" default:"15" min:"1" max:"600" doc:"How long the parker rings."`
+	Then     Dest `yaml:"then" default:"hangup" doc:"Where the call goes after that."`
 }
 
 // PageGroup is a paging number.
 type PageGroup struct {
-	Number      Digits     `yaml:"number"`
-	Name        string     `yaml:"name"`
-	Members     []Digits   `yaml:"members"`
-	Mode        string     `yaml:"mode" default:"unicast" doc:"multicast or unicast."`
+	Number      Digits     `yaml:"number" required:"true" doc:"Number that starts the page."`
+	Name        string     `yaml:"name" max:"30" doc:"Name, for destinations like page:shop."`
+	Members     []Digits   `yaml:"members" doc:"Numbers of lines that hear it."`
+	Mode        string     `yaml:"mode" default:"unicast" enum:"multicast,unicast" doc:"multicast or unicast."`
 	Group       netip.Addr `yaml:"group" doc:"Multicast address."`
-	Text        string     `yaml:"text" default:"From {caller.number}"`
-	Beep        bool       `yaml:"beep" default:"true"`
-	IncludeBusy bool       `yaml:"include_busy" default:"false"`
+	Text        string     `yaml:"text" default:"From {caller.number}" max:"100" doc:"Shown on the phones; {caller.number}, {caller.name}, {line.number} and {group.name} are filled in."`
+	Beep        bool       `yaml:"beep" default:"true" doc:"Beep before the page."`
+	IncludeBusy bool       `yaml:"include_busy" default:"false" doc:"Page phones that are in a call too."`
 }
 
 // Intercom is a number that reaches intercom lines.
 type Intercom struct {
-	Number  Digits            `yaml:"number"`
-	Members map[string]Digits `yaml:"members" doc:"Line to its intercom line."`
-	Timeout int               `yaml:"timeout" default:"3"`
+	Number  Digits            `yaml:"number" required:"true" doc:"Number that calls every member."`
+	Members map[string]Digits `yaml:"members" keys:"^[0-9]+$" wantkeys:"the number of a line" doc:"Line to its intercom line."`
+	Timeout int               `yaml:"timeout" default:"3" min:"1" max:"60" doc:"Seconds until an intercom line that does not answer is given up."`
 }
 
 // Rooms is a range of conference rooms.
 type Rooms struct {
-	Range  string `yaml:"range" doc:"Range of numbers: 360-369."`
-	Host   string `yaml:"host" default:"meetme_key"`
-	Guests string `yaml:"guests" default:"wait_for_host"`
-	Record bool   `yaml:"record" default:"false"`
+	Range  string `yaml:"range" required:"true" pattern:"^[0-9]+(-[0-9]+)?$" want:"a range of numbers like 360-369" number:"true" doc:"Range of numbers: 360-369."`
+	Host   string `yaml:"host" default:"meetme_key" enum:"meetme_key" doc:"Who opens a room: meetme_key is the one who presses MeetMe and dials it."`
+	Guests string `yaml:"guests" default:"wait_for_host" enum:"wait_for_host" doc:"What guests do before: wait_for_host."`
+	Record bool   `yaml:"record" default:"false" doc:"Record every conference."`
 }
 
 // Services are numbers of built-in services.
 type Services struct {
-	Voicemail Digits            `yaml:"voicemail"`
-	EchoTest  Digits            `yaml:"echo_test"`
-	Time      Digits            `yaml:"time"`
-	Directory Digits            `yaml:"directory"`
-	Codes     map[string]string `yaml:"codes" doc:"Feature codes for phones without keys."`
+	Voicemail Digits            `yaml:"voicemail" doc:"Own mailbox; the messages key dials it."`
+	EchoTest  Digits            `yaml:"echo_test" doc:"Hear yourself."`
+	Time      Digits            `yaml:"time" doc:"Time of day."`
+	Directory Digits            `yaml:"directory" doc:"Dial by name."`
+	Codes     map[string]string `yaml:"codes" keys:"^(forward_on|forward_off|dnd_toggle|pickup|pickup_number|hunt_toggle|hide_number|show_number|last_caller|record_toggle|park)$" wantkeys:"one of forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, last_caller, record_toggle, park" pattern:"^[0-9*#]+$" want:"digits, * and # in quotes" doc:"Feature codes for phones without keys: forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, last_caller, record_toggle, park."`
 }
 
 // Schedule is a set of open hours.
 type Schedule struct {
-	ID       string   `yaml:"id"`
+	ID       string   `yaml:"id" required:"true" max:"32" pattern:"^[A-Za-z0-9][A-Za-z0-9._@-]*$" want:"letters, digits and . _ @ -" doc:"Name, for routes_in."`
 	Zone     string   `yaml:"zone" doc:"IANA zone; site.time_zone when empty."`
-	Weekly   string   `yaml:"weekly" doc:"mon-fri 08:30-17:30, several joined by ;."`
+	Weekly   string   `yaml:"weekly" required:"true" want:"mon-fri 08:30-17:30" doc:"mon-fri 08:30-17:30, several joined by ;."`
 	Except   []string `yaml:"except" doc:"Days or ranges of days: 2026-12-24..2027-01-01."`
-	Override string   `yaml:"override" doc:"Name of the manual switch."`
+	Override string   `yaml:"override" max:"32" doc:"Name of the manual switch."`
 }
 
 // RouteIn takes calls from trunks.
 type RouteIn struct {
-	Trunk  string `yaml:"trunk"`
-	Number Digits `yaml:"number"`
-	When   string `yaml:"when"`
-	To     Dest   `yaml:"to"`
-	Else   Dest   `yaml:"else"`
+	Trunk  string `yaml:"trunk" max:"32" doc:"Trunk that the call comes from; any when empty."`
+	Number Digits `yaml:"number" doc:"Called number; any when empty."`
+	When   string `yaml:"when" doc:"Schedule that must be open; always when empty."`
+	To     Dest   `yaml:"to" required:"true" doc:"Where the call goes."`
+	Else   Dest   `yaml:"else" doc:"Where it goes outside the schedule."`
 }
 
 // RouteOut sends calls to trunks.
 type RouteOut struct {
-	Match          string   `yaml:"match" doc:"Pattern: digits, X any digit, Z 1 to 9, N 2 to 9, [..], (a|b), a final . for one or more of any."`
-	Strip          int      `yaml:"strip" default:"0"`
-	Right          string   `yaml:"right" default:"local"`
-	Via            []string `yaml:"via"`
-	CallbackPrefix Digits   `yaml:"callback_prefix"`
+	Match          string   `yaml:"match" required:"true" max:"100" want:"a pattern like 9NXXXXXX" doc:"Pattern: digits, X any digit, Z 1 to 9, N 2 to 9, [..], (a|b), a final . for one or more of any."`
+	Strip          int      `yaml:"strip" default:"0" min:"0" max:"30" doc:"Digits dropped in front before the number goes out."`
+	Right          string   `yaml:"right" default:"local" max:"30" pattern:"^[a-z][a-z0-9_-]*$" want:"a name in lower case" doc:"Right that a line needs: local, national, international, premium or a name of your own."`
+	Via            []string `yaml:"via" doc:"Trunks in order of preference."`
+	CallbackPrefix Digits   `yaml:"callback_prefix" doc:"Put before a number in the call lists of phones, so that calling back works."`
 }

@@ -18,6 +18,14 @@ type Endpoint struct{ netip.AddrPort }
 // Off tells whether the listener is switched off.
 func (e Endpoint) Off() bool { return !e.IsValid() }
 
+// String formats e as it is written in a document.
+func (e Endpoint) String() string {
+	if e.Off() {
+		return "off"
+	}
+	return e.AddrPort.String()
+}
+
 // PortRange is an inclusive range of ports, First even.
 type PortRange struct{ First, Last uint16 }
 
@@ -27,20 +35,8 @@ type Duration time.Duration
 // D returns d as a time.Duration.
 func (d Duration) D() time.Duration { return time.Duration(d) }
 
-// Secret is a password or code. It prints as [redacted]; use Reveal where it is needed.
-type Secret struct{ value string }
-
-// NewSecret makes a Secret.
-func NewSecret(s string) Secret { return Secret{s} }
-
-// Reveal returns the secret itself.
-func (s Secret) Reveal() string { return s.value }
-
-// Empty tells whether nothing was declared.
-func (s Secret) Empty() bool { return s.value == "" }
-
-// String hides the secret.
-func (s Secret) String() string { return "[redacted]" }
+// String formats d as it is written in a document.
+func (d Duration) String() string { return time.Duration(d).String() }
 
 // Dest is a destination in the plan: extension:301, voicemail:301, group:370, external:+15550100, busy, congestion, hangup ...
 type Dest string
@@ -94,4 +90,8 @@ const (
 	ITLAuto ITLVersion = "auto"
 	ITL10   ITLVersion = "1.0"
 	ITL11   ITLVersion = "1.1"
+
+	RecordNever    RecordMode = "never"
+	RecordOnDemand RecordMode = "on_demand"
+	RecordAlways   RecordMode = "always"
 )

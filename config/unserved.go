@@ -1,0 +1,76 @@
+package config
+
+import "fmt"
+
+// unserved tells the administrator what is checked but not acted upon in this release, so that nothing is accepted silently.
+// When a feature comes, its line here goes.
+func (c *checker) unserved() {
+	section := func(name string, n int, what string) {
+		if n > 0 {
+			c.note(name, "it can stay; it takes effect with a later release", "%s: checked, but this release does not serve %s", name, what)
+		}
+	}
+	d := c.d
+	section("groups", len(d.Groups), "hunt groups")
+	section("parking", len(d.Parking), "parking")
+	section("paging", len(d.Paging), "paging")
+	section("intercom", len(d.Intercom), "intercom")
+	section("rooms", len(d.Rooms), "conference rooms")
+	section("services.codes", len(d.Services.Codes), "feature codes")
+	section("schedules", len(d.Schedules), "schedules")
+	section("routes_in", len(d.RoutesIn), "trunks")
+	section("routes_out", len(d.RoutesOut), "trunks")
+	section("numbering.emergency", len(d.Numbering.Emergency), "calls to the outside, emergency calls included")
+	for _, s := range []struct {
+		name string
+		num  Digits
+	}{{"voicemail", d.Services.Voicemail}, {"echo_test", d.Services.EchoTest}, {"time", d.Services.Time}, {"directory", d.Services.Directory}} {
+		if s.num != "" {
+			c.note("services."+s.name, "it can stay; it takes effect with a later release", "services.%s: checked, but this release answers no call to %s", s.name, s.num)
+		}
+	}
+	c.unservedRules()
+	c.unservedLines()
+}
+
+// unservedRules notes rules whose destination nobody answers yet.
+func (c *checker) unservedRules() {
+	count := map[string]int{}
+	first := map[string]string{}
+	var order []string
+	for _, d := range c.destinationList() {
+		switch kind, _ := d.dest.Split(); kind {
+		case "voicemail", "group", "room", "page", "external":
+			if count[kind]++; count[kind] == 1 {
+				first[kind] = d.path
+				order = append(order, kind)
+			}
+		}
+	}
+	for _, kind := range order {
+		more := ""
+		if n := count[kind] - 1; n > 0 {
+			more = fmt.Sprintf(" (and %d more)", n)
+		}
+		c.note(first[kind], "until then such a call ends as if the rule were not there", "%s%s: destinations of kind %s are not served by this release", first[kind], more, kind)
+	}
+}
+
+func (c *checker) unservedLines() {
+	note := func(path, what string) {
+		c.note(path, "it can stay; it takes effect with a later release", "%s: checked, but this release does not serve %s", path, what)
+	}
+	for i, l := range c.d.Lines {
+		p := fmt.Sprintf("lines[%d].", i)
+		if len(l.Pickup.MemberOf)+len(l.Pickup.MayPick)+len(l.Pickup.Other) > 0 {
+			note(p+"pickup", "pickup groups")
+			return
+		}
+	}
+	for i, l := range c.d.Lines {
+		if l.Record == RecordAlways {
+			note(fmt.Sprintf("lines[%d].record", i), "recording")
+			return
+		}
+	}
+}
