@@ -53,7 +53,8 @@ type Backend interface {
 	// VerifyDevice checks that a certificate is valid now and names the device, and tells KindLSC or KindMIC.
 	VerifyDevice(cert *x509.Certificate, device string) (kind string, err error)
 	Issue(ctx context.Context, device string, pub crypto.PublicKey) (der []byte, serial string, err error)
-	Confirm(ctx context.Context, device, serial string) error
+	// Confirm makes a certificate the device's current one; byCode says that the device's code was given, and is spent.
+	Confirm(ctx context.Context, device, serial string, byCode bool) error
 	Discard(ctx context.Context, device, serial string) error
 	// Fetched records the certificate a phone gave back; empty when it said that it has none. The operation is done.
 	Fetched(ctx context.Context, device string, der []byte) error

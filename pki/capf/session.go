@@ -87,6 +87,7 @@ type session struct {
 	device  string // set when the device is known
 	dev     Device
 	version byte
+	byCode  bool   // the code was given
 	serial  string // of the certificate sent and not confirmed
 	outcome string // for the boot record
 }
@@ -214,6 +215,7 @@ func (s *session) checkCode(m *AuthResponse) error {
 	case !s.dev.Code(m.Password):
 		return errors.New("wrong code")
 	}
+	s.byCode = true
 	return nil
 }
 
@@ -281,7 +283,7 @@ func (s *session) store(ctx context.Context, m *StoreResponse) (Body, error) {
 		}
 		return nil, refuse("phone did not store the certificate: reason %d", m.Reason)
 	}
-	if err := s.backend.Confirm(ctx, s.device, serial); err != nil {
+	if err := s.backend.Confirm(ctx, s.device, serial, s.byCode); err != nil {
 		return nil, fault(err)
 	}
 	return s.end(ReasonDone, "certificate "+serial+" installed")
@@ -291,6 +293,9 @@ func (s *session) fetch(ctx context.Context, m *FetchResponse) (Body, error) {
 	var der []byte
 	outcome := "phone has no certificate"
 	if m.Reason == ReasonDone {
+		if _, err := x509.ParseCertificate(m.Certificate); err != nil {
+			return nil, refuse("certificate from the phone: %v", err)
+		}
 		der, outcome = m.Certificate, "certificate fetched"
 	}
 	if err := s.backend.Fetched(ctx, s.device, der); err != nil {

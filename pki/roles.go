@@ -1,0 +1,353 @@
+package pki
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"ringfence/pki/capf"
+)
+
+const year = 365 * 24 * time.Hour
+
+// Lives of the appliance's certificates. Phones do not look at these dates, other clients do: VPN clients and browsers on
+// some systems refuse more than 825 days.
+const (
+	rootLife   = 20 * year
+	issuerLife = 15 * year
+	backdate   = time.Hour // for clocks that are behind
+)
+
+// lastDate is the end of the two-digit years in certificates; old firmware reads no others.
+var lastDate = time.Date(2049, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// profile is how the certificate of a role is made.
+type profile struct {
+	key   capf.KeyKind
+	life  time.Duration
+	usage x509.KeyUsage
+	names bool // carries the appliance's addresses and names
+	hosts bool // and those of the VPN
+}
+
+const (
+	signs  = x509.KeyUsageDigitalSignature
+	serves = x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment // the latter for RSA key exchange of old phones
+)
+
+// profiles of the roles below the issuing CA. EC certificates say digitalSignature alone: such keys encipher nothing.
+var profiles = map[Role]profile{
+	RoleSAST:         {key: capf.RSA2048, life: 15 * year, usage: signs},
+	RoleSASTRecovery: {key: capf.RSA2048, life: 15 * year, usage: signs},
+	RoleCCM:          {key: capf.RSA2048, life: 5 * year, usage: serves, names: true},
+	RoleTFTP:         {key: capf.RSA2048, life: 5 * year, usage: serves, names: true},
+	RoleTFTPEC:       {key: capf.P256, life: 5 * year, usage: signs, names: true},
+	RoleTVS:          {key: capf.RSA2048, life: 5 * year, usage: serves, names: true},
+	RoleAppServer:    {key: capf.RSA2048, life: 5 * year, usage: serves, names: true},
+	RoleVPN:          {key: capf.RSA2048, life: 2 * year, usage: serves, names: true, hosts: true},
+	RoleAdmin:        {key: capf.RSA2048, life: 2 * year, usage: serves, names: true},
+}
+
+// complete makes what is missing: everything on the first start. Either all of it is recorded, or nothing.
+func (a *Authority) complete(ctx context.Context) error {
+	_, have := a.current(RoleCAPF)
+	var missing []Role
+	for _, r := range Roles() {
+		if _, ok := a.current(r); !ok && r != RoleCAPF {
+			missing = append(missing, r)
+		}
+	}
+	if have && len(missing) == 0 {
+		return nil
+	}
+	if err := a.clockFit(a.now()); err != nil {
+		if have {
+			a.log.Error("certificates of new roles are not made", "roles", missing, "err", err)
+			return nil
+		}
+		return fmt.Errorf("first start: %w", err)
+	}
+	start := time.Now()
+	b := newBatch(a.opts.State)
+	keys, err := generate(missing, have)
+	if err != nil {
+		return err
+	}
+	issuer, signer, err := a.issuingCA(b, keys, have)
+	if err != nil {
+		return err
+	}
+	for _, r := range missing {
+		template := a.roleTemplate(r, issuer)
+		cert, err := sign(template, issuer, keys[r].Public(), signer)
+		if err != nil {
+			return err
+		}
+		if err := a.adopt(b, r, cert, keys[r]); err != nil {
+			return err
+		}
+	}
+	a.stampClock(b)
+	if err := b.commit(ctx); err != nil {
+		return fmt.Errorf("record keys and certificates: %w", err)
+	}
+	a.log.Info("made keys and certificates", "roles", missing, "first", !have, "took", time.Since(start))
+	return nil
+}
+
+// generate makes the keys of the given roles, and those of root and issuing CA unless these exist, on all processors.
+func generate(roles []Role, have bool) (map[Role]crypto.Signer, error) {
+	kinds := map[Role]capf.KeyKind{}
+	for _, r := range roles {
+		kinds[r] = profiles[r].key
+	}
+	if !have {
+		kinds[RoleRoot], kinds[RoleCAPF] = capf.RSA4096, capf.RSA2048
+	}
+	type made struct {
+		role Role
+		key  crypto.Signer
+	}
+	ch := make(chan made, len(kinds))
+	var g errgroup.Group
+	for r, kind := range kinds {
+		g.Go(func() error {
+			k, err := capf.GenerateKey(kind)
+			if err != nil {
+				return fmt.Errorf("make key of %s: %w", r, err)
+			}
+			ch <- made{r, k}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	close(ch)
+	keys := make(map[Role]crypto.Signer)
+	for m := range ch {
+		keys[m.role] = m.key
+	}
+	return keys, nil
+}
+
+// issuingCA returns the issuing CA and its key, made together with the root on the first start.
+func (a *Authority) issuingCA(b *batch, keys map[Role]crypto.Signer, have bool) (*x509.Certificate, crypto.Signer, error) {
+	if have {
+		id, err := a.Identity(RoleCAPF)
+		if err != nil {
+			return nil, nil, err
+		}
+		return id.Leaf, id.PrivateKey.(crypto.Signer), nil
+	}
+	now := a.now()
+	root := &x509.Certificate{
+		SerialNumber: a.serial(), Subject: a.subject("Root-" + a.seal.node()),
+		NotBefore: now.Add(-backdate), NotAfter: end(now.Add(rootLife)),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLen: 1, SignatureAlgorithm: x509.SHA256WithRSA,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	rootCert, err := sign(root, root, keys[RoleRoot].Public(), keys[RoleRoot])
+	if err != nil {
+		return nil, nil, err
+	}
+	issuing := &x509.Certificate{
+		SerialNumber: a.serial(), Subject: a.subject("CAPF-" + a.seal.node()),
+		NotBefore: now.Add(-backdate), NotAfter: end(now.Add(issuerLife), rootCert.NotAfter),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, SignatureAlgorithm: x509.SHA256WithRSA,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	cert, err := sign(issuing, rootCert, keys[RoleCAPF].Public(), keys[RoleRoot])
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := a.adopt(b, RoleRoot, rootCert, keys[RoleRoot]); err != nil {
+		return nil, nil, err
+	}
+	return cert, keys[RoleCAPF], a.adopt(b, RoleCAPF, cert, keys[RoleCAPF])
+}
+
+// adopt adds a role's new certificate and key to a group, and points the role to it.
+func (a *Authority) adopt(b *batch, r Role, cert *x509.Certificate, key crypto.Signer) error {
+	if err := a.record(b, cert, r, ""); err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("private key of %s: %w", r, err)
+	}
+	serial := serialText(cert.SerialNumber)
+	k := a.keyKey(serial)
+	b.set[k] = a.seal.seal(k, der)
+	b.set[a.roleKey(r)] = []byte(serial)
+	return nil
+}
+
+func (a *Authority) roleTemplate(r Role, issuer *x509.Certificate) *x509.Certificate {
+	p, now := profiles[r], a.now()
+	t := &x509.Certificate{
+		SerialNumber: a.serial(), Subject: a.subject(string(r) + "-" + a.opts.Node),
+		NotBefore: now.Add(-backdate), NotAfter: end(now.Add(p.life), issuer.NotAfter),
+		BasicConstraintsValid: true, KeyUsage: p.usage, SignatureAlgorithm: sha256With(issuer),
+	}
+	if p.names {
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+		a.names(t, p.hosts)
+	}
+	return t
+}
+
+// names adds the alternative names of this appliance.
+func (a *Authority) names(t *x509.Certificate, hosts bool) {
+	add := func(name string) {
+		if ip, err := netip.ParseAddr(name); err == nil {
+			if !slices.ContainsFunc(t.IPAddresses, func(have net.IP) bool { return have.Equal(ip.AsSlice()) }) {
+				t.IPAddresses = append(t.IPAddresses, ip.Unmap().AsSlice())
+			}
+		} else if name != "" && !slices.Contains(t.DNSNames, name) {
+			t.DNSNames = append(t.DNSNames, name)
+		}
+	}
+	for _, ip := range a.opts.Addresses {
+		if ip.IsValid() && !ip.IsUnspecified() {
+			add(ip.String())
+		}
+	}
+	for _, n := range append([]string{a.opts.Node}, a.opts.Names...) {
+		add(n)
+	}
+	if hosts {
+		for _, h := range a.opts.VPNHosts {
+			add(hostOnly(h))
+		}
+	}
+}
+
+// hostOnly takes the port off a host, if it has one.
+func hostOnly(s string) string {
+	if h, _, err := net.SplitHostPort(s); err == nil {
+		return h
+	}
+	if len(s) > 2 && s[0] == '[' && s[len(s)-1] == ']' {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
+
+// Warnings lists what an administrator should know about the certificates in use: names that they lack, keys that are not
+// in a safe yet, and a clock that stops everything. A certificate that lacks a name is not replaced by itself, since
+// phones outside know the VPN by the hash of its certificate and would be locked out (certhash.md).
+func (a *Authority) Warnings() []string {
+	var out []string
+	if err := a.clockFit(a.now()); err != nil {
+		out = append(out, err.Error())
+	}
+	for _, r := range Roles() {
+		p, ok := profiles[r]
+		if !ok || !p.names {
+			continue
+		}
+		id, err := a.Identity(r)
+		if err != nil {
+			out = append(out, err.Error())
+			continue
+		}
+		want := new(x509.Certificate)
+		a.names(want, p.hosts)
+		for _, n := range want.DNSNames {
+			if id.Leaf.VerifyHostname(n) != nil {
+				out = append(out, fmt.Sprintf("the certificate of role %s does not name %s", r, n))
+			}
+		}
+		for _, ip := range want.IPAddresses {
+			if id.Leaf.VerifyHostname(ip.String()) != nil {
+				out = append(out, fmt.Sprintf("the certificate of role %s does not name %s", r, ip))
+			}
+		}
+	}
+	if serial, ok := a.current(RoleSASTRecovery); ok {
+		if _, exported := a.opts.State.Get(a.exportedKey(serial)); !exported {
+			out = append(out, "the recovery key of the trust lists was not exported yet: without it, losing this appliance locks every phone")
+		}
+	}
+	return out
+}
+
+// subject is a name with the organisation; Go writes it O first, then CN.
+func (a *Authority) subject(cn string) pkix.Name {
+	n := pkix.Name{CommonName: cn}
+	if a.opts.Organization != "" {
+		n.Organization = []string{a.opts.Organization}
+	}
+	return n
+}
+
+// end is the earliest of some dates, and never beyond lastDate.
+func end(t time.Time, limits ...time.Time) time.Time {
+	for _, l := range append(limits, lastDate) {
+		if l.Before(t) {
+			t = l
+		}
+	}
+	return t.UTC().Truncate(time.Second)
+}
+
+func sha256With(issuer *x509.Certificate) x509.SignatureAlgorithm {
+	if issuer.PublicKeyAlgorithm == x509.ECDSA {
+		return x509.ECDSAWithSHA256
+	}
+	return x509.SHA256WithRSA
+}
+
+// NewServerCertificate issues a certificate for a server that is no role of this appliance, and leaves its key with the
+// caller. Names are host names and addresses; life is cut to the issuing CA's.
+func (a *Authority) NewServerCertificate(ctx context.Context, key crypto.Signer, name string, names []string, life time.Duration) (*tls.Certificate, error) {
+	if err := a.CheckClock(ctx); err != nil {
+		return nil, fmt.Errorf("pki: certificate for %s: %w", name, err)
+	}
+	if kind := capf.KindOf(key.Public()); !kind.Known() {
+		return nil, fmt.Errorf("pki: certificate for %s: key of a kind that is not issued for", name)
+	}
+	ca, err := a.Identity(RoleCAPF)
+	if err != nil {
+		return nil, err
+	}
+	now := a.now()
+	t := &x509.Certificate{
+		SerialNumber: a.serial(), Subject: a.subject(name), BasicConstraintsValid: true, KeyUsage: serves,
+		NotBefore: now.Add(-backdate), NotAfter: end(now.Add(life), ca.Leaf.NotAfter), SignatureAlgorithm: sha256With(ca.Leaf),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if capf.KindOf(key.Public()).IsEC() {
+		t.KeyUsage = signs
+	}
+	for _, n := range names {
+		if ip := net.ParseIP(n); ip != nil {
+			t.IPAddresses = append(t.IPAddresses, ip)
+		} else {
+			t.DNSNames = append(t.DNSNames, n)
+		}
+	}
+	cert, err := sign(t, ca.Leaf, key.Public(), ca.PrivateKey.(crypto.Signer))
+	if err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	b := newBatch(a.opts.State)
+	if err := a.record(b, cert, Role("SERVER"), ""); err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	a.stampClock(b)
+	if err := b.commit(ctx); err != nil {
+		return nil, fmt.Errorf("pki: record certificate for %s: %w", name, err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{cert.Raw, ca.Leaf.Raw}, PrivateKey: key, Leaf: cert}, nil
+}
