@@ -1,0 +1,218 @@
+package registrar
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/emiago/sipgo/sip"
+
+	"ringfence/sip/flow"
+	"ringfence/sip/transaction"
+)
+
+// Authenticate finds out who sent a request, by digest. It challenges and refuses by itself; ok is false then. The line is
+// the one in From if it is a line of the device whose primary's credentials were given (sip-overview.md §4); for a line
+// without device it is the line of the credentials, whatever From says.
+func (r *Registrar) Authenticate(tx *transaction.Server) (Identity, bool) {
+	who, ok := r.digest(tx)
+	if !ok {
+		return Identity{}, false
+	}
+	f := tx.Flow()
+	id := Identity{Device: who.account.Device, Primary: who.account.Number, Line: who.account.Number, Cisco: who.account.Device != ""}
+	if id.Device != "" {
+		if why := r.mayUse(f, who.device); why != "" {
+			r.refuse(tx, who, why)
+			return Identity{}, false
+		}
+		line, ok := lineOf(who.device, tx.Request().From().Address.User)
+		if !ok {
+			r.refuse(tx, who, "the line in From is not the device's")
+			return Identity{}, false
+		}
+		id.Line = line
+	}
+	if live, ok := r.ByFlowLine(f, id.Line); ok && live.Device == id.Device && live.Line == id.Line {
+		id.Binding = live.Binding
+	}
+	return id, true
+}
+
+// lineOf returns the line of d that user names; the MAC address, which device-level requests carry, names the primary.
+func lineOf(d DeviceInfo, user string) (string, bool) {
+	primary, _ := d.Primary()
+	for _, l := range d.Lines {
+		if l.Number == user {
+			return user, true
+		}
+	}
+	if len(user) == 12 && strings.EqualFold("SEP"+user, d.Name) || strings.EqualFold(user, d.Name) {
+		return primary.Number, true
+	}
+	return "", false
+}
+
+// mayUse says why a device may not use a connection, or "" (SEC-8: a phone in encrypted mode proves its name by certificate,
+// and no phone may use another's).
+func (r *Registrar) mayUse(f flow.Flow, d DeviceInfo) string {
+	switch {
+	case d.Encrypted && !f.Secure():
+		return "encrypted mode, but the connection is not TLS"
+	case d.Encrypted && f.Device() == "":
+		return "encrypted mode, but the client gave no certificate"
+	case f.Device() != "" && f.Device() != d.Name:
+		return "the client certificate names " + f.Device()
+	}
+	return ""
+}
+
+func (r *Registrar) refuse(tx *transaction.Server, who caller, why string) {
+	r.opt.Log.Info("request refused", "phone", who.account.Device, "line", who.account.Number, "peer", tx.Flow().Remote().String(),
+		"method", string(tx.Request().Method), "err", why)
+	if tx.Request().Method == sip.REGISTER {
+		r.note(who.account.Device, why, true)
+	}
+	tx.Answer(403)
+}
+
+// caller is whose credentials were right.
+type caller struct {
+	account Account
+	device  DeviceInfo // when account.Device is set
+}
+
+// digest authenticates a request. When it returns false it has answered.
+//
+// The user name of a Cisco phone is that of its primary line, for every line. An 8841 without authName sends an empty one;
+// then the user of To (REGISTER) or From stands in.
+func (r *Registrar) digest(tx *transaction.Server) (caller, bool) {
+	req := tx.Request()
+	cred, err := r.credentials(req)
+	if err != nil {
+		if errors.Is(err, errNotDigest) {
+			r.challenge(tx, false)
+		} else {
+			tx.Answer(400, sip.NewHeader("Warning", `399 ringfence "`+err.Error()+`"`))
+		}
+		return caller{}, false
+	}
+	user := cred.username
+	if user == "" {
+		user = req.From().Address.User
+		if req.Method == sip.REGISTER {
+			user = req.To().Address.User
+		}
+	}
+	now, from := time.Now(), tx.Flow().Remote().Addr()
+	if r.throttle.blocked(from, user, now) {
+		tx.Answer(403)
+		return caller{}, false
+	}
+	if !r.nonces.ours(cred.nonce) {
+		r.challenge(tx, true)
+		return caller{}, false
+	}
+	who, password, known := r.account(user)
+	if !cred.correct(r.opt.Realm, string(req.Method), password) || !known {
+		r.wrong(tx, user, who, known, now)
+		return caller{}, false
+	}
+	if !r.nonces.use(cred.nonce, cred.nc) {
+		r.challenge(tx, true)
+		return caller{}, false
+	}
+	r.throttle.succeeded(from, user)
+	return who, true
+}
+
+// credentials returns the Digest credentials for our realm.
+func (r *Registrar) credentials(req *sip.Request) (credentials, error) {
+	err := errNotDigest
+	for i, h := range req.GetHeaders("Authorization") {
+		if i == 4 {
+			break
+		}
+		var c credentials
+		if c, err = parseCredentials(h.Value()); err == nil {
+			if c.realm == r.opt.Realm {
+				return c, nil
+			}
+			err = errNotDigest
+		}
+	}
+	return credentials{}, err
+}
+
+// account finds whose credentials user names and their password. For somebody unknown it returns a password that nobody has,
+// so that the same work is done.
+func (r *Registrar) account(user string) (who caller, password string, known bool) {
+	a, ok := r.opt.Accounts.Line(user)
+	if !ok {
+		return caller{}, r.dummy, false
+	}
+	who.account = a
+	key := a.Number
+	if a.Device != "" {
+		d, ok := r.opt.Accounts.Device(a.Device)
+		if !ok || a.Index != 1 {
+			return who, r.dummy, false
+		}
+		who.device, key = d, a.Device
+	}
+	password, ok = r.opt.Password(key)
+	if !ok || password == "" {
+		return who, r.dummy, false
+	}
+	return who, password, true
+}
+
+// wrong answers a wrong password; an unknown user gets the same.
+func (r *Registrar) wrong(tx *transaction.Server, user string, who caller, known bool, now time.Time) {
+	from := tx.Flow().Remote()
+	full := r.throttle.failed(from.Addr(), user, now)
+	text := "wrong password"
+	if !known {
+		text = "unknown user"
+	}
+	r.opt.Log.Info("authentication refused", "phone", who.account.Device, "line", user, "peer", from.String(), "err", text)
+	if known {
+		r.note(who.account.Device, "wrong password from "+from.Addr().String(), true)
+	}
+	if full {
+		r.opt.Log.Info("authentication throttled", "line", user, "peer", from.Addr().String())
+		if known {
+			r.note(who.account.Device, "too many wrong passwords from "+from.Addr().String()+"; refused for a while", true)
+		}
+	}
+	tx.Answer(403)
+}
+
+// challenge answers 401. What the request looks like decides the kind of challenge, not who it claims to be from.
+func (r *Registrar) challenge(tx *transaction.Server, stale bool) {
+	realm := `realm="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r.opt.Realm) + `"`
+	nonce := `, nonce="` + r.nonces.issue() + `"`
+	end := ""
+	if stale {
+		end = ", stale=true"
+	}
+	res := tx.Response(401, "")
+	if looksCisco(tx.Request()) {
+		// No qop: the one form that all models are known to take (sip-overview.md §4).
+		res.AppendHeader(sip.NewHeader("WWW-Authenticate", "Digest algorithm=MD5, "+realm+nonce+end))
+	} else {
+		// RFC 8760 §2.4: the one preferred first.
+		res.AppendHeader(sip.NewHeader("WWW-Authenticate", "Digest "+realm+nonce+`, algorithm=SHA-256, qop="auth"`+end))
+		res.AppendHeader(sip.NewHeader("WWW-Authenticate", "Digest "+realm+nonce+`, algorithm=MD5, qop="auth"`+end))
+	}
+	_ = tx.Respond(res)
+}
+
+// looksCisco tells a Cisco enterprise phone by User-Agent or by the device name in its Contact.
+func looksCisco(req *sip.Request) bool {
+	ua := transaction.Header(req, "User-Agent")
+	if len(ua) >= 8 && strings.EqualFold(ua[:8], "Cisco-CP") || len(ua) >= 10 && strings.EqualFold(ua[:10], "Cisco-CIPC") {
+		return true
+	}
+	return strings.Contains(strings.ToLower(transaction.Header(req, "Contact", "m")), "+u.sip!devicename.ccm.")
+}
