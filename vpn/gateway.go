@@ -1,0 +1,215 @@
+// Package vpn is the AnyConnect-compatible gateway: phones at home are phones in the office. New builds it from its rooms:
+//
+//	anyconnect   TLS, log-in, CONNECT and the CSTP channel
+//	session      sessions, their state, time-outs and counters
+//	policy       what a session may reach, judged per packet
+//	pool         inner addresses that stay with their device
+//	throttle     wrong passwords
+//	tunnel       the one TUN device
+//
+// It implements the AnyConnect page (protocols as implemented: docs); what each room leaves out stands in its package comment.
+package vpn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"ringfence/internal/task"
+	"ringfence/vpn/anyconnect"
+	"ringfence/vpn/session"
+	"ringfence/vpn/tunnel"
+)
+
+// Gateway is a running VPN.
+type Gateway struct {
+	log      *slog.Logger
+	tun      string // name of the device made here; empty when it was given
+	dev      Device
+	tunnel   *tunnel.Tunnel
+	sessions *session.Table
+	server   *anyconnect.Server
+	ln       net.Listener
+	group    *task.Group
+
+	mu      sync.Mutex // guards all below
+	started bool
+	stopped bool
+}
+
+// Stats are the counters of the gateway.
+type Stats struct {
+	anyconnect.Stats
+	Tunnel tunnel.Stats
+}
+
+// New binds the listener and makes the TUN device. When the process lacks the right to make one the error is ErrNoRights and
+// nothing listens: phones that ask then try their next URL instead of waiting at a gateway that cannot serve them.
+func New(o Options) (*Gateway, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	for i := range o.Policies {
+		if err := o.Policies[i].Validate(); err != nil {
+			return nil, err
+		}
+	}
+	g := &Gateway{log: o.Log, dev: o.Device}
+	ln, err := net.Listen("tcp", o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("VPN listener: %w", err)
+	}
+	g.ln = ln
+	if g.dev == nil {
+		if g.dev, err = tunnel.Create(o.TUN, networks(o.Policies)); err != nil {
+			ln.Close()
+			return nil, err
+		}
+		g.tun = o.TUN
+	}
+	g.tunnel = tunnel.New(g.dev, o.Log)
+	var state interface {
+		Scan(string, func(string, []byte) bool)
+		Write(context.Context, map[string][]byte, ...string) error
+	}
+	if o.State != nil {
+		state = o.State
+	}
+	g.sessions, err = session.NewTable(session.Options{Log: o.Log, Path: g.tunnel, State: state, Policies: o.Policies, Own: o.Own,
+		Services: o.Services, Note: o.Note, Max: o.MaxSessions})
+	if err == nil {
+		g.server, err = anyconnect.New(ln, anyconnect.Options{Log: o.Log, Sessions: g.sessions, Legacy: o.Legacy, Certificate: o.Certificate,
+			VerifyDevice: o.VerifyDevice, VerifyUser: o.VerifyUser, PolicyOf: o.PolicyOf, CheckPassword: o.CheckPassword,
+			UserOf: o.UserOf, MayUse: o.MayUse, Note: o.Note, MaxConnections: o.MaxConnections})
+	}
+	if err != nil {
+		ln.Close()
+		g.dev.Close()
+		return nil, err
+	}
+	g.group = task.NewGroup(context.Background(), o.Log)
+	return g, nil
+}
+
+// networks is what the TUN device needs to know of the policies.
+func networks(all []Policy) []tunnel.Network {
+	var nets []tunnel.Network
+	for _, p := range all {
+		nets = append(nets, tunnel.Network{Address: prefix(p.Gateway(), p.Pool), MTU: p.MTU})
+		if p.Pool6.IsValid() {
+			nets = append(nets, tunnel.Network{Address: prefix(p.Gateway6(), p.Pool6), MTU: p.MTU})
+		}
+	}
+	return nets
+}
+
+// Addr is the address of the TCP listener.
+func (g *Gateway) Addr() net.Addr { return g.ln.Addr() }
+
+// Start serves until Stop. It may be called more than once.
+func (g *Gateway) Start() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.started || g.stopped {
+		return nil
+	}
+	g.started = true
+	g.group.Go("vpn tunnel", func(ctx context.Context) {
+		if err := g.tunnel.Run(ctx); err != nil {
+			g.log.Error("VPN packet path", "err", err)
+		}
+	})
+	g.group.Go("vpn clock", g.clock)
+	g.server.Start()
+	g.log.Info("VPN gateway serves", "listener", g.ln.Addr(), "tun", g.tun)
+	return nil
+}
+
+// clock ticks what waits for time.
+func (g *Gateway) clock(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			_ = task.Guard(g.log, "vpn tick", func() {
+				g.sessions.Tick(now)
+				g.server.Tick(now)
+			})
+		}
+	}
+}
+
+// Stop ends everything and waits for it. It may be called more than once, and before Start. Clients are told nothing, so that
+// they come back to the next process.
+func (g *Gateway) Stop() {
+	g.mu.Lock()
+	again := g.stopped
+	g.stopped = true
+	g.mu.Unlock()
+	if again {
+		return
+	}
+	g.server.Stop()
+	g.sessions.Close()
+	g.dev.Close()
+	g.group.Stop()
+}
+
+// Run starts, waits for ctx and stops.
+func (g *Gateway) Run(ctx context.Context) error {
+	if err := g.Start(); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	g.Stop()
+	return nil
+}
+
+// SetPolicies puts other policies in force for new and live sessions.
+func (g *Gateway) SetPolicies(all []Policy) error {
+	for i := range all {
+		if err := all[i].Validate(); err != nil {
+			return err
+		}
+	}
+	if g.tun != "" {
+		if err := tunnel.Configure(g.tun, networks(all)); err != nil {
+			return err
+		}
+	}
+	if err := g.sessions.SetPolicies(all); err != nil {
+		return errors.Join(err, fmt.Errorf("VPN policies stay as they were"))
+	}
+	return nil
+}
+
+// Policies are those in force.
+func (g *Gateway) Policies() []*Policy { return g.sessions.Policies() }
+
+// Sessions reports on all sessions, oldest first.
+func (g *Gateway) Sessions() []SessionInfo { return g.sessions.Sessions() }
+
+// Kick ends the session with this id, or all of the device or user of this name, and tells whether there was any.
+func (g *Gateway) Kick(idOrName string) bool {
+	return g.sessions.Kick(idOrName) || g.sessions.KickName(idOrName, "ended by the administrator") > 0
+}
+
+// Revoke ends the sessions of a device or user whose certificate or password is no longer good.
+func (g *Gateway) Revoke(name string) int { return g.sessions.KickName(name, "access withdrawn") }
+
+// Stats returns the counters.
+func (g *Gateway) Stats() Stats { return Stats{g.server.Stats(), g.tunnel.Stats()} }
+
+// prefix is an address with the length of its network.
+func prefix(a netip.Addr, of netip.Prefix) netip.Prefix { return netip.PrefixFrom(a, of.Bits()) }
+
+var _ session.Path = (*tunnel.Tunnel)(nil)
+var _ tunnel.Peer = (*session.Session)(nil)

@@ -1,0 +1,239 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"ringfence/internal/task"
+	"ringfence/vpn/policy"
+)
+
+const (
+	// Headroom is the room in front of each packet that Deliver hands over and that Batch leaves: for the header of a record
+	// towards the client, or of the TUN device towards the kernel (10 bytes).
+	Headroom = 64
+	// Tailroom is the room behind each packet that Deliver hands over, for padding and MAC.
+	Tailroom = 64
+	// MaxPacket is the largest packet that is carried.
+	MaxPacket = 1500
+
+	bufSize = Headroom + MaxPacket + Tailroom
+)
+
+// Peer is a session as the packet path sees it.
+type Peer interface {
+	// Deliver takes packets for the client. Their buffers belong to the tunnel again when it returns. It is called from one
+	// goroutine and must not wait.
+	Deliver(pkts []Packet)
+}
+
+// Packet is an inner packet on its way to a client: Buf has Headroom bytes in front of it and at least Tailroom behind.
+type Packet struct {
+	Buf []byte
+	Len int
+}
+
+// Bytes is the packet itself.
+func (p Packet) Bytes() []byte { return p.Buf[Headroom : Headroom+p.Len] }
+
+// Stats counts what the tunnel did.
+type Stats struct {
+	ToClients, FromClients uint64 // packets
+	NoSession              uint64 // dropped: nobody has the destination address
+	WriteErrors            uint64
+}
+
+// Tunnel moves packets between the device and sessions.
+type Tunnel struct {
+	dev Device
+	log *slog.Logger
+
+	mu    sync.RWMutex // guards peers
+	peers map[netip.Addr]Peer
+
+	toClients, fromClients, noSession, writeErrors atomic.Uint64
+}
+
+// New makes a tunnel over a device. Run serves it.
+func New(dev Device, log *slog.Logger) *Tunnel {
+	return &Tunnel{dev: dev, log: log, peers: make(map[netip.Addr]Peer)}
+}
+
+// Attach gives an inner address to a session, taking it from another one.
+func (t *Tunnel) Attach(a netip.Addr, p Peer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.peers[a] = p
+}
+
+// Detach takes the address from p, if p still has it.
+func (t *Tunnel) Detach(a netip.Addr, p Peer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.peers[a] == p {
+		delete(t.peers, a)
+	}
+}
+
+// Stats returns the counters.
+func (t *Tunnel) Stats() Stats {
+	return Stats{t.toClients.Load(), t.fromClients.Load(), t.noSession.Load(), t.writeErrors.Load()}
+}
+
+// Run reads the device until it is closed or ctx ends.
+func (t *Tunnel) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { t.dev.Close() })
+	defer stop()
+	n := max(1, t.dev.BatchSize())
+	bufs, sizes := make([][]byte, n), make([]int, n)
+	views := make([][]byte, n)
+	for i := range bufs {
+		bufs[i] = make([]byte, bufSize)
+		views[i] = bufs[i][:bufSize-Tailroom]
+	}
+	run := make([]Packet, 0, n)
+	failures := 0
+	for {
+		got, err := t.dev.Read(views, sizes, Headroom)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			if failures++; failures > 100 {
+				return fmt.Errorf("read TUN device: %w", err)
+			}
+			t.log.Info("packet from the TUN device was unreadable", "err", err)
+		} else {
+			failures = 0
+		}
+		t.dispatch(bufs[:got], sizes[:got], run)
+	}
+}
+
+// dispatch hands runs of packets with the same destination to their session in one call.
+func (t *Tunnel) dispatch(bufs [][]byte, sizes []int, run []Packet) {
+	var last netip.Addr
+	var peer Peer
+	flush := func() {
+		if len(run) > 0 && peer != nil {
+			t.toClients.Add(uint64(len(run)))
+			_ = task.Guard(t.log, "vpn deliver", func() { peer.Deliver(run) })
+		}
+		run = run[:0]
+	}
+	for i, b := range bufs {
+		dst, ok := destination(b[Headroom : Headroom+sizes[i]])
+		if !ok {
+			t.noSession.Add(1)
+			continue
+		}
+		if dst != last {
+			flush()
+			t.mu.RLock()
+			peer = t.peers[dst]
+			t.mu.RUnlock()
+			last = dst
+		}
+		if peer == nil {
+			t.noSession.Add(1)
+			continue
+		}
+		run = append(run, Packet{Buf: b, Len: sizes[i]})
+	}
+	flush()
+}
+
+// destination is the destination address of a packet.
+func destination(b []byte) (netip.Addr, bool) {
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		return netip.AddrFrom4([4]byte(b[16:20])), true
+	case len(b) >= 40 && b[0]>>4 == 6:
+		return netip.AddrFrom16([16]byte(b[24:40])), true
+	}
+	return netip.Addr{}, false
+}
+
+// Write sends the packets of a batch to the kernel and empties it.
+func (t *Tunnel) Write(b *Batch) {
+	if b.n == 0 {
+		return
+	}
+	t.fromClients.Add(uint64(b.n))
+	if _, err := t.dev.Write(b.bufs[:b.n], Headroom); err != nil {
+		t.writeErrors.Add(1)
+		t.log.Debug("write to the TUN device", "err", err)
+	}
+	b.n = 0
+}
+
+// TooBig answers a packet that does not fit a session with ICMP, so that its sender makes smaller ones.
+func (t *Tunnel) TooBig(pkt []byte, from netip.Addr, mtu int) {
+	b := NewBatch()
+	defer b.Free()
+	if n := policy.TooBig(b.Space(), pkt, from, mtu); n > 0 {
+		b.Add(n)
+		t.Write(b)
+	}
+}
+
+// Batch collects packets on their way to the kernel. Its buffers have room behind them so that the device can join segments
+// of a connection into one large packet.
+type Batch struct {
+	n    int
+	bufs [batchLen][]byte
+	room [batchLen][]byte
+}
+
+const (
+	batchLen = 64
+	// joinable buffers have room for a joined packet; the first ones of a burst are where joining starts.
+	joinable = 8
+)
+
+var batches = sync.Pool{New: func() any {
+	b := new(Batch)
+	for i := range b.room {
+		size := bufSize
+		if i < joinable {
+			size = Headroom + 1<<16
+		}
+		b.room[i] = make([]byte, size)
+	}
+	return b
+}}
+
+// NewBatch takes an empty batch from the pool.
+func NewBatch() *Batch { return batches.Get().(*Batch) }
+
+// Free gives the batch back.
+func (b *Batch) Free() {
+	b.n = 0
+	batches.Put(b)
+}
+
+// Full tells that Write is due.
+func (b *Batch) Full() bool { return b.n == batchLen }
+
+// Len is the number of packets.
+func (b *Batch) Len() int { return b.n }
+
+// Space is where the next packet of at most MaxPacket bytes is put, before Add.
+func (b *Batch) Space() []byte { return b.room[b.n][Headroom : Headroom+MaxPacket] }
+
+// SpaceBehind is Space with the n bytes of headroom in front of it, and one byte more at the end, so that a record that is too
+// long shows.
+func (b *Batch) SpaceBehind(n int) []byte { return b.room[b.n][Headroom-n : Headroom+MaxPacket+1] }
+
+// Add takes the n bytes at Space as a packet.
+func (b *Batch) Add(n int) {
+	b.bufs[b.n] = b.room[b.n][:Headroom+n]
+	b.n++
+}
