@@ -1,0 +1,178 @@
+package phone
+
+import (
+	"regexp"
+	"strings"
+	"time"
+)
+
+// fileName finds a file that the provisioning pages know in the text of a note.
+var fileName = regexp.MustCompile(`(?i)[^\s"',;]+\.(?:tlv|xml|sgn|loads|sbn|jar|json|raw|rwb|png|csv)\b[^\s"',;]*`)
+
+// What a file is, by its name (provisioning.md §1.2, §1.4, §1.5).
+var (
+	deviceFile    = regexp.MustCompile(`(?i)SEP[0-9A-F]{12}\.cnf\.xml`)
+	trustFile     = regexp.MustCompile(`(?i)(?:CTL|ITL)(?:SEP[0-9A-F]{12}|File)\.tlv`)
+	firmwareFile  = regexp.MustCompile(`(?i)(?:\.loads|\.sbn|\.bin\d?\.sgn|\.zz\.sgn)$|^(?:kern|rootfs|sb2|ssb)`)
+	signedFile    = regexp.MustCompile(`(?i)\.sgn$`)
+	encryptedFile = regexp.MustCompile(`(?i)\.enc\.sgn$`)
+	// Files that are named in the configuration: asking for one proves that the configuration was accepted (§1.1, §1.3).
+	acceptedFile = regexp.MustCompile(`(?i)^(?:.*/)?(?:dial[^/]*|[^/]*soft-?key[^/]*|keys[^/]*|[^/]*template[^/]*|[^/]*policy[^/]*)\.xml(?:\.sgn)?$`)
+	appDialRules = regexp.MustCompile(`(?i)AppDialRules`)
+
+	refusedText = regexp.MustCompile(`(?i)\b404\b|not found|no such|not declared|unknown`)
+	goneText    = regexp.MustCompile(`(?i)closed|lost|unregister|expired|gone|challeng|\b401\b|no longer`)
+)
+
+// facts is what a record says about the present boot: everything since the last registration, or all of it.
+type facts struct {
+	Facts
+	now     time.Time
+	device  string
+	entries []Entry // of this boot
+	ever    bool    // registered once, as far as the record goes back
+
+	newest     time.Time
+	plain      *Entry // device file without .sgn
+	signed     *Entry // device file with .sgn, the newest
+	deviceFile *Entry // the newest of both that was answered
+	refused    *Entry // device file that was not
+	asked      int    // device file asked, times
+	trust      *Entry
+	accepted   *Entry
+	firmware   *Entry // refused
+	plainAny   bool   // any file other than trust lists and firmware asked without .sgn
+	registered *Entry // the newest successful registration of the whole record
+}
+
+func isRegistered(e *Entry) bool {
+	return e.Step == Register && !e.Failed && !goneText.MatchString(e.Text)
+}
+
+func gather(device string, known Facts, record []Entry, now time.Time) *facts {
+	f := &facts{Facts: known, now: now, device: device}
+	for i := range record {
+		if e := &record[i]; isRegistered(e) {
+			f.ever = true
+			if f.registered == nil || !e.Last.Before(f.registered.Last) {
+				f.registered = e
+			}
+		}
+	}
+	for i := range record {
+		e := &record[i]
+		if e.Last.After(f.newest) {
+			f.newest = e.Last
+		}
+		if f.registered != nil && !known.Registered && !e.Last.After(f.registered.Last) {
+			continue
+		}
+		f.entries = append(f.entries, *e)
+	}
+	for i := range f.entries {
+		if e := &f.entries[i]; e.Step == File || e.Step == Trust {
+			f.file(e)
+		}
+	}
+	return f
+}
+
+func (f *facts) file(e *Entry) {
+	name := strings.TrimRight(fileName.FindString(e.Text), ".:)")
+	name = strings.TrimLeft(name, `/\`)
+	refused := e.Failed || refusedText.MatchString(e.Text)
+	signed := signedFile.MatchString(name)
+	switch {
+	case name == "":
+		if e.Step == Trust {
+			f.trust = e
+		}
+	case trustFile.MatchString(name):
+		f.trust = e
+	case firmwareFile.MatchString(name):
+		if refused {
+			f.firmware = e
+		}
+	case deviceFile.MatchString(name):
+		f.asked += e.Count
+		if refused {
+			f.refused = later(f.refused, e)
+		} else {
+			f.deviceFile = later(f.deviceFile, e)
+		}
+		if signed {
+			f.signed = later(f.signed, e)
+		} else {
+			f.plain = later(f.plain, e)
+			f.plainAny = true
+		}
+	default:
+		f.plainAny = f.plainAny || !signed
+		if acceptedFile.MatchString(name) && !appDialRules.MatchString(name) {
+			f.accepted = later(f.accepted, e)
+		}
+	}
+}
+
+// later is the one that happened last; nil is never.
+func later(a, b *Entry) *Entry {
+	if a == nil || b != nil && b.Last.After(a.Last) {
+		return b
+	}
+	return a
+}
+
+// failure is the newest failed entry of the steps that has one of the words, nil when none. A success of the same step after
+// it clears it. No words: any failure.
+func (f *facts) failure(words *regexp.Regexp, steps ...Step) *Entry {
+	var found *Entry
+	for i := range f.entries {
+		e := &f.entries[i]
+		for _, s := range steps {
+			if e.Step != s || !e.Failed || words != nil && !words.MatchString(e.Text) {
+				continue
+			}
+			found = later(found, e)
+		}
+	}
+	if found != nil {
+		for i := range f.entries {
+			if e := &f.entries[i]; e.Step == found.Step && !e.Failed && e.Last.After(found.Last) && !goneText.MatchString(e.Text) {
+				return nil
+			}
+		}
+	}
+	return found
+}
+
+// any is the newest entry of the steps, nil when there is none.
+func (f *facts) any(steps ...Step) *Entry {
+	var found *Entry
+	for i := range f.entries {
+		for _, s := range steps {
+			if f.entries[i].Step == s {
+				found = later(found, &f.entries[i])
+			}
+		}
+	}
+	return found
+}
+
+// ok is the newest entry of the step that did not fail.
+func (f *facts) ok(step Step) *Entry {
+	var found *Entry
+	for i := range f.entries {
+		if e := &f.entries[i]; e.Step == step && !e.Failed {
+			found = later(found, e)
+		}
+	}
+	return found
+}
+
+// quiet tells whether e is there and longer ago than d.
+func (f *facts) quiet(e *Entry, d time.Duration) bool { return e != nil && f.now.Sub(e.Last) > d }
+
+// again tells whether e repeats at a pace between low and high.
+func again(e *Entry, times int, low, high time.Duration) bool {
+	return e != nil && e.Count >= times && e.Every() >= low && e.Every() <= high
+}
