@@ -224,6 +224,7 @@ func TestPolicyInThePacketPath(t *testing.T) {
 func TestKick(t *testing.T) {
 	l := newLab(t)
 	c := dial(t, l.phone(phone))
+	until(t, "session up", func() bool { return stateOf(l, phone) == "up" })
 	if l.Kick("nobody") {
 		t.Error("kicked a session that is not there")
 	}

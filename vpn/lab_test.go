@@ -8,9 +8,11 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"log/slog"
@@ -314,4 +316,10 @@ func udp4(src, dst string, sport, dport uint16, n int) []byte {
 		b[28+i] = byte(i)
 	}
 	return b
+}
+
+// pin is how openconnect knows a certificate.
+func pin(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+	return base64.StdEncoding.EncodeToString(sum[:])
 }

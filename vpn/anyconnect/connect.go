@@ -91,11 +91,11 @@ func overhead(outer netip.Addr) int {
 // settleMTU is the inner MTU: the policy's, less where the client or the link wants it.
 func settleMTU(p *policy.Policy, w wish, outer netip.Addr) int {
 	n := p.MTU
-	if w.mtu > 0 {
-		n = min(n, w.mtu)
-	}
-	if w.baseMTU > 0 {
+	switch {
+	case w.baseMTU > 0: // new clients say both, and reckon the second from the first with more overhead than there is
 		n = min(n, w.baseMTU-overhead(outer))
+	case w.mtu > 0:
+		n = min(n, w.mtu)
 	}
 	return max(n, 576)
 }
@@ -252,6 +252,7 @@ func (c *conn) connect(ctx context.Context, m *message) error {
 	l := newLink(c, s, early)
 	c.s.wait.remove(c)
 	if !s.Connect(l, g.mtu, w.hostname) {
+		l.Close(session.Farewell{Final: true, Text: "session ended"})
 		return nil
 	}
 	c.s.connects.Add(1)
