@@ -190,10 +190,9 @@ func (a *Authority) fetched(ctx context.Context, device string, der []byte) erro
 		del = append(del, deviceKey(device, "operation"))
 	}
 	if len(der) == 0 {
-		del = append(del, deviceKey(device, "lsc"))
-		if v, ok := a.opts.State.Get(deviceKey(device, "lsc")); ok {
-			set[stateKey(string(v))] = []byte(storedDeleted)
-		}
+		var pointer []string
+		set, pointer = a.withoutLSC(device)
+		del = append(del, pointer...)
 	} else {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {

@@ -20,7 +20,7 @@ import (
 // The journal is a set of fields in the State (SERIAL hexadecimal, NODE the identity of an appliance):
 //
 //	pki/cert/SERIAL/info              what never changes about a certificate, JSON
-//	pki/cert/SERIAL/state             unconfirmed, confirmed, deleted; only of phones' certificates
+//	pki/cert/SERIAL/state             unconfirmed, confirmed, superseded, deleted; only of phones' certificates
 //	pki/ca/SERIAL                     present for CA certificates
 //	pki/role/NODE/ROLE                serial of the role's certificate in use
 //	pki/key/NODE/SERIAL               its private key, sealed
@@ -52,6 +52,7 @@ type info struct {
 const (
 	storedUnconfirmed = "unconfirmed"
 	storedConfirmed   = "confirmed"
+	storedSuperseded  = "superseded" // before it was confirmed
 	storedDeleted     = "deleted"
 )
 

@@ -174,6 +174,11 @@ func (a *Authority) confirmLocked(ctx context.Context, device, serial string, al
 	for k, v := range also {
 		set[k] = v
 	}
+	for _, r := range a.Issued(device) {
+		if r.State == Unconfirmed && r.Serial != serial && r.Issued.Before(i.Issued) {
+			set[stateKey(r.Serial)] = []byte(storedSuperseded)
+		}
+	}
 	var del []string
 	if op, ok := a.Scheduled(device); ok && op.Operation == capf.Install {
 		del = append(del, deviceKey(device, "operation"))
@@ -204,13 +209,7 @@ func (a *Authority) DiscardLSC(ctx context.Context, device, serial string) error
 // are gone with it.
 func (a *Authority) DeletedLSC(ctx context.Context, device string) error {
 	defer a.lock(device)()
-	set := make(map[string][]byte)
-	for _, r := range a.Issued(device) {
-		if r.State == Current || r.State == Unconfirmed {
-			set[stateKey(r.Serial)] = []byte(storedDeleted)
-		}
-	}
-	del := []string{deviceKey(device, "lsc")}
+	set, del := a.withoutLSC(device)
 	if op, ok := a.Scheduled(device); ok && op.Operation != capf.Install {
 		del = append(del, deviceKey(device, "operation"))
 	}
@@ -218,6 +217,17 @@ func (a *Authority) DeletedLSC(ctx context.Context, device string) error {
 		return fmt.Errorf("pki: phone %s: record deletion: %w", device, err)
 	}
 	return nil
+}
+
+// withoutLSC is the group that says that a device holds no certificate.
+func (a *Authority) withoutLSC(device string) (set map[string][]byte, del []string) {
+	set = make(map[string][]byte)
+	for _, r := range a.Issued(device) {
+		if r.State == Current || r.State == Unconfirmed {
+			set[stateKey(r.Serial)] = []byte(storedDeleted)
+		}
+	}
+	return set, []string{deviceKey(device, "lsc")}
 }
 
 // CurrentLSC returns the certificate that the phone is known to hold, unless it is revoked. It may have ended: files for the
