@@ -1,0 +1,569 @@
+// Package state is the one model of everything that phones show: hook, calls, ringing, held, do-not-disturb, forwarding, hunt
+// login, messages, registration, park slots; and it keeps those who watch it informed (sip-state.md).
+//
+// # API
+//
+//	s, err := state.New(state.Options{...}); s.Start(); s.Stop()
+//	registrar.Options{OnChange: s.Registration}; s.FlowClosed(f)
+//	s.SetLeg(line, leg, phase)            // from the owner of a call; lamps follow
+//	s.DND(device), s.SetDND(ctx, device, on, origin)           // durable, pushed to the phone
+//	s.Forward(line), s.SetForward(ctx, line, target, origin)
+//	s.HuntLogin(device), s.SetHuntLogin(ctx, device, on, origin)
+//	s.SetMessages(line, new, old), s.SetSlot(number, busy), s.RemoveSlot(number)
+//	s.Line(number), s.Watch(f)            // snapshot, change feed
+//	s.Subscribe(tx, id), s.Resubscribe(tx), s.Publish(tx, id), s.Notify(tx, id), s.HuntKey(tx, id)   // requests of phones
+//	s.Push(binding, done, requests...)    // remotecc REFER to a phone
+//	s.ServiceControl(ctx, device, ...), s.Resync(device)
+//
+// A line that is no Cisco phone's is its own device: its number stands where a device name is asked for (DeviceOf).
+//
+// # How a change reaches the lamps
+//
+// A setter changes the model under one lock and marks topics as dirty: "p/302" (presence of 302), "m/301" (messages), "f/301"
+// (feature events). One goroutine takes dirty topics, computes what they show now, and sends a NOTIFY to each dialog that
+// showed something else. A dialog has at most one NOTIFY outstanding; when its answer comes, the newest state is compared
+// again. So a burst of changes costs one NOTIFY more than the first, and nobody polls.
+//
+// Durable settings are written through Options.Store before anything is answered or shown; one key per field (`dnd/DEVICE`,
+// `fwd/LINE/all`, `hunt/DEVICE`). A reload of the configuration never touches them: what is declared is only the value before
+// somebody has set one.
+package state
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"ringfence/internal/task"
+	"ringfence/sip/cisco"
+	"ringfence/sip/flow"
+	"ringfence/sip/registrar"
+	"ringfence/sip/transaction"
+)
+
+// Phase of a call leg at a line.
+type Phase int
+
+// Phases.
+const (
+	Idle Phase = iota
+	Ringing
+	Active
+	Held
+)
+
+func (p Phase) String() string { return [...]string{"idle", "ringing", "active", "held"}[p] }
+
+// Origin says who changed a setting.
+type Origin string
+
+// Origins.
+const (
+	ByPhone  Origin = "phone"
+	ByAdmin  Origin = "admin" // command line, API, page
+	ByPlan   Origin = "plan"
+	ByPeer   Origin = "peer" // the other appliance
+	ByDevice Origin = "declared"
+)
+
+// Store is durable state (store.Store).
+type Store interface {
+	Get(key string) ([]byte, bool)
+	Scan(prefix string, fn func(key string, value []byte) bool)
+	Write(ctx context.Context, set map[string][]byte, del ...string) error
+}
+
+// Options configure a State.
+type Options struct {
+	Log          *slog.Logger
+	Accounts     registrar.Accounts
+	Registrar    *registrar.Registrar
+	Transactions *transaction.Layer
+	Store        Store
+
+	// Stamps returns the versions of what provisioning would give a device now; ok false: check-version is not sent.
+	Stamps func(device string) (cisco.Stamps, bool)
+	// MayWatch says whether a line may see the state of a number; nil is yes.
+	MayWatch func(watcher, number string) bool
+	// Note adds to the boot record of a device; may be nil.
+	Note func(device, step, text string, failed bool)
+
+	// Grace is how long a phone whose connection broke still counts as there, so that a reconnect does not flicker; 4 s.
+	Grace time.Duration
+	// Repeat is when the first lamps are sent once more, for phones that dropped them while booting; 7 s.
+	Repeat time.Duration
+}
+
+// Errors of setters.
+var (
+	ErrUnknownLine   = errors.New("no such line")
+	ErrUnknownDevice = errors.New("no such device")
+	ErrNotRegistered = errors.New("not registered")
+	ErrForwardLoop   = errors.New("forwarding to itself")
+	ErrInCall        = errors.New("the device is in a call")
+)
+
+// State is the model and its watchers.
+type State struct {
+	opt   Options
+	tasks *task.Group
+	wake  chan struct{}
+
+	mu       sync.Mutex
+	legs     map[string]map[string]Phase // line -> leg -> phase
+	hook     map[string]int              // line -> times off-hook
+	present  map[string]bool             // line -> registered
+	slots    map[string]bool             // park slots and the like -> busy
+	messages map[string][2]int           // line -> new, old
+	dnd      map[string]bool             // device; absent: off
+	forward  map[string]string           // line; absent: as declared
+	hunt     map[string]bool             // device; absent: as declared
+	etags    map[string]uint64           // device -> last SIP-ETag
+	dirty    map[string]bool             // topics
+	changes  []Change                    // for the feed
+	feed     map[int]func(Change)
+	feedID   int
+	topics   map[string]map[*dialog]bool
+	byKey    map[dialogKey]*dialog // subscriptions
+	byFlow   map[string]map[*dialog]bool
+	devices  map[string]*device
+	graces   map[string]*time.Timer
+	started  bool
+	stopped  bool
+}
+
+// New returns the state as Store knows it.
+func New(o Options) (*State, error) {
+	if o.Accounts == nil || o.Registrar == nil || o.Transactions == nil || o.Store == nil {
+		return nil, errors.New("state: Accounts, Registrar, Transactions and Store are required")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Grace <= 0 {
+		o.Grace = 4 * time.Second
+	}
+	if o.Repeat <= 0 {
+		o.Repeat = 7 * time.Second
+	}
+	s := &State{
+		opt: o, tasks: task.NewGroup(context.Background(), o.Log), wake: make(chan struct{}, 1),
+		legs: make(map[string]map[string]Phase), hook: make(map[string]int), present: make(map[string]bool),
+		slots: make(map[string]bool), messages: make(map[string][2]int), dnd: make(map[string]bool),
+		forward: make(map[string]string), hunt: make(map[string]bool), etags: make(map[string]uint64),
+		dirty: make(map[string]bool), feed: make(map[int]func(Change)), topics: make(map[string]map[*dialog]bool),
+		byKey: make(map[dialogKey]*dialog), byFlow: make(map[string]map[*dialog]bool), devices: make(map[string]*device),
+		graces: make(map[string]*time.Timer),
+	}
+	for _, prefix := range []string{"dnd/", "fwd/", "hunt/"} {
+		o.Store.Scan(prefix, func(key string, value []byte) bool {
+			s.loadLocked(key, value, true)
+			return true
+		})
+	}
+	return s, nil
+}
+
+// Start begins to inform watchers. It is idempotent.
+func (s *State) Start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped || s.started {
+		return
+	}
+	s.started = true
+	// Bindings kept over a restart: their phones are on the way back.
+	for _, b := range s.opt.Registrar.All() {
+		s.present[b.Line] = true
+	}
+	s.tasks.Go("sip lamps", s.run)
+}
+
+// Stop ends timers and watchers. It is idempotent.
+func (s *State) Stop() {
+	s.mu.Lock()
+	s.stopped = true
+	for _, t := range s.graces {
+		t.Stop()
+	}
+	for _, d := range s.devices {
+		d.stop()
+	}
+	s.mu.Unlock()
+	s.tasks.Stop()
+}
+
+// DeviceOf returns whose do-not-disturb and hunt login count for a line: its device's, or its own.
+func (s *State) DeviceOf(line string) string {
+	if a, ok := s.opt.Accounts.Line(line); ok && a.Device != "" {
+		return a.Device
+	}
+	return line
+}
+
+// linesOf returns the lines of a device, or the line that is one.
+func (s *State) linesOf(device string) []registrar.Account {
+	if d, ok := s.opt.Accounts.Device(device); ok {
+		return d.Lines
+	}
+	if a, ok := s.opt.Accounts.Line(device); ok && a.Device == "" {
+		return []registrar.Account{a}
+	}
+	return nil
+}
+
+// ChangeKind says what a Change is about.
+type ChangeKind string
+
+// Kinds of changes.
+const (
+	LineChanged     ChangeKind = "line"     // calls, hook, registration, do-not-disturb as seen from outside
+	DNDChanged      ChangeKind = "dnd"      //
+	ForwardChanged  ChangeKind = "forward"  //
+	HuntChanged     ChangeKind = "hunt"     //
+	MessagesChanged ChangeKind = "messages" //
+)
+
+// Change is one entry of the feed.
+type Change struct {
+	Kind   ChangeKind
+	Line   string // LineChanged, ForwardChanged, MessagesChanged
+	Device string // DNDChanged, HuntChanged
+	Origin Origin
+}
+
+// maxChanges bounds what waits for the feed; beyond, the oldest are dropped: a reader always asks for the state itself.
+const maxChanges = 4096
+
+// Watch calls f for every change, from one goroutine, soon after the change. f must not block.
+func (s *State) Watch(f func(Change)) (stop func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.feedID++
+	id := s.feedID
+	s.feed[id] = f
+	return func() {
+		s.mu.Lock()
+		delete(s.feed, id)
+		s.mu.Unlock()
+	}
+}
+
+// changedLocked notes a change for the feed and topics whose watchers are to look again. s.mu is held.
+func (s *State) changedLocked(c Change, topics ...string) {
+	if len(s.changes) >= maxChanges {
+		s.changes = s.changes[1:]
+	}
+	s.changes = append(s.changes, c)
+	for _, t := range topics {
+		if len(s.topics[t]) > 0 {
+			s.dirty[t] = true
+		}
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run informs watchers.
+func (s *State) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		}
+		for s.step() {
+		}
+	}
+}
+
+// step handles what is dirty now and reports whether there was anything.
+func (s *State) step() bool {
+	s.mu.Lock()
+	changes, feed := s.changes, make([]func(Change), 0, len(s.feed))
+	s.changes = nil
+	for _, f := range s.feed {
+		feed = append(feed, f)
+	}
+	var dialogs []*dialog
+	for t := range s.dirty {
+		for d := range s.topics[t] {
+			dialogs = append(dialogs, d)
+		}
+	}
+	clear(s.dirty)
+	s.mu.Unlock()
+	for _, d := range dialogs {
+		_ = task.Guard(s.opt.Log, "lamp", func() { s.refresh(d, false) })
+	}
+	for _, c := range changes {
+		for _, f := range feed {
+			_ = task.Guard(s.opt.Log, "change feed", func() { f(c) })
+		}
+	}
+	return len(changes)+len(dialogs) > 0
+}
+
+// SetLeg reports the phase of one leg of a call at a line; Idle ends it.
+func (s *State) SetLeg(line, leg string, p Phase) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	legs := s.legs[line]
+	if p == Idle {
+		if _, ok := legs[leg]; !ok {
+			return
+		}
+		if delete(legs, leg); len(legs) == 0 {
+			delete(s.legs, line)
+		}
+	} else {
+		if legs == nil {
+			legs = make(map[string]Phase)
+			s.legs[line] = legs
+		}
+		if legs[leg] == p {
+			return
+		}
+		legs[leg] = p
+	}
+	s.changedLocked(Change{Kind: LineChanged, Line: line}, "p/"+line)
+}
+
+// SetSlot shows a number that is no line, a park slot say, as free or busy.
+func (s *State) SetSlot(number string, busy bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if was, ok := s.slots[number]; !ok || was != busy {
+		s.slots[number] = busy
+		s.changedLocked(Change{Kind: LineChanged, Line: number}, "p/"+number)
+	}
+}
+
+// RemoveSlot forgets a number that SetSlot made known.
+func (s *State) RemoveSlot(number string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.slots[number]; ok {
+		delete(s.slots, number)
+		s.changedLocked(Change{Kind: LineChanged, Line: number}, "p/"+number)
+	}
+}
+
+// SetMessages reports the contents of a line's mailbox.
+func (s *State) SetMessages(line string, unheard, heard int) {
+	s.mu.Lock()
+	if s.messages[line] == [2]int{unheard, heard} {
+		s.mu.Unlock()
+		return
+	}
+	s.messages[line] = [2]int{unheard, heard}
+	s.changedLocked(Change{Kind: MessagesChanged, Line: line}, "m/"+line)
+	s.mu.Unlock()
+	s.pushMessages(line)
+}
+
+// Messages returns the contents of a line's mailbox.
+func (s *State) Messages(line string) (unheard, heard int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.messages[line]
+	return m[0], m[1]
+}
+
+// LineState is a snapshot of a line.
+type LineState struct {
+	Number, Device string
+	Known          bool // a line or a slot
+	Registered     bool
+	OffHook        bool
+	Calls          int // legs
+	Ringing, Held  int // of these
+	DND            bool
+	Forward        string
+	HuntLogin      bool
+	New, Old       int // messages
+	Shows          string
+}
+
+// Line returns what is known about a number.
+func (s *State) Line(number string) LineState {
+	device := s.DeviceOf(number)
+	_, known := s.opt.Accounts.Line(number)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, slot := s.slots[number]
+	l := LineState{
+		Number: number, Device: device, Known: known || slot, Registered: s.present[number], OffHook: s.hook[number] > 0,
+		Calls: len(s.legs[number]), DND: s.dnd[device], Forward: s.forwardLocked(number), HuntLogin: s.huntLocked(device),
+		New: s.messages[number][0], Old: s.messages[number][1],
+	}
+	for _, p := range s.legs[number] {
+		switch p {
+		case Ringing:
+			l.Ringing++
+		case Held:
+			l.Held++
+		}
+	}
+	p := s.presenceLocked(number, device, known)
+	l.Shows = p.Activity.String()
+	if !p.Open {
+		l.Shows = "closed"
+	}
+	return l
+}
+
+// InCall tells whether any line of a device has a call.
+func (s *State) InCall(device string) bool {
+	lines := s.linesOf(device)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range lines {
+		if len(s.legs[l.Number]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// presence computes what a watched number shows (sip-state.md §1, first match wins).
+func (s *State) presence(number string) cisco.Presence {
+	device := s.DeviceOf(number)
+	_, known := s.opt.Accounts.Line(number)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.presenceLocked(number, device, known)
+}
+
+func (s *State) presenceLocked(number, device string, known bool) cisco.Presence {
+	if busy, ok := s.slots[number]; ok && !known {
+		if busy {
+			return cisco.Presence{Activity: cisco.OnThePhone, Open: true}
+		}
+		return cisco.Presence{Open: true}
+	}
+	inUse := s.hook[number] > 0
+	for _, p := range s.legs[number] {
+		if p == Ringing {
+			return cisco.Presence{Activity: cisco.Alerting, Open: true}
+		}
+		inUse = true
+	}
+	switch {
+	case inUse:
+		return cisco.Presence{Activity: cisco.OnThePhone, Open: true}
+	case !known || !s.present[number]:
+		return cisco.Presence{}
+	case s.dnd[device]:
+		return cisco.Presence{Activity: cisco.DoNotDisturb, Open: true}
+	}
+	return cisco.Presence{Open: true}
+}
+
+// Registration takes what the registrar reports. It is registrar.Options.OnChange.
+func (s *State) Registration(e registrar.Event) {
+	name := e.Device
+	if name == "" {
+		name = e.Bindings[0].Line
+	}
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		return
+	}
+	if t := s.graces[name]; t != nil {
+		t.Stop()
+		delete(s.graces, name)
+	}
+	switch e.Kind {
+	case registrar.Refreshed:
+		s.presentLocked(e.Bindings, true)
+	case registrar.Fresh:
+		for _, b := range e.Bindings {
+			delete(s.hook, b.Line) // sip-state.md §3: zeroed by a registration from a new address
+		}
+		s.presentLocked(e.Bindings, true)
+	case registrar.Gone:
+		for _, b := range e.Bindings {
+			delete(s.hook, b.Line)
+		}
+		s.dropDeviceLocked(e.Device)
+		s.presentLocked(e.Bindings, s.elsewhere(e))
+	case registrar.Lost:
+		s.graces[name] = time.AfterFunc(s.opt.Grace, func() {
+			_ = task.Guard(s.opt.Log, "lost phone", func() { s.lost(name, e) })
+		})
+	}
+	s.mu.Unlock()
+	if e.Kind == registrar.Fresh && e.Device != "" {
+		s.burst(e)
+	}
+}
+
+// elsewhere tells whether a line without device is still registered from another place.
+func (s *State) elsewhere(e registrar.Event) bool {
+	if e.Device != "" {
+		return false
+	}
+	for _, b := range s.opt.Registrar.Lookup(e.Bindings[0].Line) {
+		if b.Reachable() {
+			return true
+		}
+	}
+	return false
+}
+
+// lost ends the grace of a phone whose connection broke.
+func (s *State) lost(name string, e registrar.Event) {
+	still := s.elsewhere(e)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.graces, name)
+	for _, b := range e.Bindings {
+		delete(s.hook, b.Line)
+	}
+	s.presentLocked(e.Bindings, still)
+}
+
+// presentLocked sets whether lines are registered. s.mu is held.
+func (s *State) presentLocked(bindings []*registrar.Binding, present bool) {
+	for _, b := range bindings {
+		if s.present[b.Line] == present {
+			s.changedLocked(Change{Kind: LineChanged, Line: b.Line}, "p/"+b.Line) // hook may have changed
+			continue
+		}
+		if present {
+			s.present[b.Line] = true
+		} else {
+			delete(s.present, b.Line)
+		}
+		s.changedLocked(Change{Kind: LineChanged, Line: b.Line}, "p/"+b.Line)
+	}
+}
+
+// FlowClosed ends the subscriptions that came over f.
+func (s *State) FlowClosed(f flow.Flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := range s.byFlow[f.ID()] {
+		s.dropLocked(d)
+	}
+	delete(s.byFlow, f.ID())
+}
+
+// host is the name of this appliance towards a phone: the address that the phone reached.
+func host(f flow.Flow) string {
+	a := f.Local().Addr().Unmap()
+	if a.Is6() {
+		return "[" + a.String() + "]"
+	}
+	return a.String()
+}
+
+// transportParam is the URI parameter that names a flow's transport.
+func transportParam(f flow.Flow) string { return ";transport=" + strings.ToLower(f.Transport()) }
