@@ -80,7 +80,7 @@ func (c *checker) model(p *Phone, m PhoneModel, path string) {
 		}
 		c.bad(at, hint, "model %s has %d keys, %d lines and %d further keys are declared", m.Model, total, len(lines), len(p.Keys))
 	}
-	if len(lines) == 0 && c.whole("lines") {
+	if len(lines) == 0 && c.whole("lines") && c.whole("phones") {
 		if len(p.Keys) > 0 {
 			c.bad(path+".keys", "add a line with phone: "+p.Device, "phone %s has keys but no line to dial with", p.Device)
 		} else {
@@ -129,8 +129,9 @@ func (d *Document) LSCKey(p *Phone) KeyKind {
 func (c *checker) lines() {
 	for i := range c.d.Lines {
 		l := &c.d.Lines[i]
-		path := fmt.Sprintf("lines[%d]", i)
-		c.line(l, path)
+		if l.Number != "" { // else it has a fault of its own
+			c.line(l, fmt.Sprintf("lines[%d]", i))
+		}
 	}
 	c.indexes()
 }

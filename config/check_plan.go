@@ -194,7 +194,11 @@ func (c *checker) overlaps() {
 		c.owned[n.num] = true
 		if o, ok := first[n.num]; ok {
 			m, _ := c.ix.find(o.path)
-			c.bad(n.path, fmt.Sprintf("give one of them another number; the %s is %s", o.what, m.val.position()), "number %s is both %s and %s", n.num, article(o.what), article(n.what))
+			both := "both " + article(o.what) + " and " + article(n.what)
+			if o.what == n.what {
+				both = o.what + " twice"
+			}
+			c.bad(n.path, "give one of them another number; the first is "+m.val.position().String(), "number %s is %s", n.num, both)
 			continue
 		}
 		first[n.num] = n

@@ -112,6 +112,10 @@ func (d *decoder) value(v reflect.Value, n *node, path string, f field) {
 		}
 		return
 	}
+	if n.bad {
+		d.ix.broken[sectionOf(path)] = true
+		return
+	}
 	t := v.Type()
 	switch {
 	case t == reflect.TypeFor[Secret]():
@@ -140,7 +144,8 @@ func (d *decoder) object(v reflect.Value, n *node, path string) {
 	for _, e := range n.entries {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == e.key })
 		if i < 0 {
-			d.unknownKey(e, fields, path)
+			// One fault is enough for a key that is misspelt and therefore missing.
+			present[d.unknownKey(e, fields, path)] = true
 			continue
 		}
 		f := fields[i]
@@ -180,7 +185,8 @@ func hintOf(f field) string {
 	return "text"
 }
 
-func (d *decoder) unknownKey(e entry, fields []field, path string) {
+// unknownKey reports a key and returns the one that was probably meant.
+func (d *decoder) unknownKey(e entry, fields []field, path string) string {
 	if e.val.kind == kindText {
 		e.val.pos.hide() // it may be a misspelt password
 	}
@@ -189,7 +195,12 @@ func (d *decoder) unknownKey(e entry, fields []field, path string) {
 		names[i] = f.name
 	}
 	hint := ""
-	if near := nearest(strings.ToLower(e.key), names); near != "" {
+	near := nearest(strings.ToLower(e.key), names)
+	if len(d.f.list) >= maxCollected {
+		d.fault(e.pos, join(path, e.key), "", "") // only counted
+		return near
+	}
+	if near != "" {
 		hint = fmt.Sprintf("did you mean %s?", near)
 	} else if home := homeOf(e.key); home != "" {
 		hint = fmt.Sprintf("%s belongs under %s", e.key, home)
@@ -201,6 +212,7 @@ func (d *decoder) unknownKey(e entry, fields []field, path string) {
 		where = " in " + lastKey(path)
 	}
 	d.fault(e.pos, join(path, e.key), fmt.Sprintf("unknown key %q%s", clip(e.key), where), hint)
+	return near
 }
 
 // homeOf finds where a key is known, for one that was put into the wrong place.
@@ -362,7 +374,11 @@ func (d *decoder) limits(v reflect.Value, n *node, path string, f field) {
 		case f.max != "" && utf8.RuneCountInString(s) > atoi(f.max):
 			d.fault(n.pos, path, fmt.Sprintf("%s has %d characters", f.name, utf8.RuneCountInString(s)), "at most "+f.max)
 		case f.pattern != nil && !f.pattern.MatchString(s):
-			d.fault(n.pos, path, fmt.Sprintf("%q is no %s", clip(s), f.name), "want "+f.want)
+			hint := "want " + f.want
+			if fixed := deviceName(s); f.name == "device" && fixed != "" {
+				hint = "write " + fixed
+			}
+			d.fault(n.pos, path, fmt.Sprintf("%q is no %s", clip(s), f.name), hint)
 		case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' }):
 			d.fault(n.pos, path, f.name+" holds control characters", "write plain text")
 		}
@@ -382,6 +398,20 @@ func (d *decoder) limits(v reflect.Value, n *node, path string, f field) {
 	if f.min != "" && got < low || f.max != "" && got > high {
 		d.fault(n.pos, path, fmt.Sprintf("%s is %s", f.name, n.text), fmt.Sprintf("from %s to %s", f.min, f.max))
 	}
+}
+
+// deviceName makes the name of a device from a MAC address in any usual form, or "".
+func deviceName(s string) string {
+	hex := strings.Map(func(r rune) rune {
+		if strings.ContainsRune(":-. ", r) {
+			return -1
+		}
+		return r
+	}, strings.TrimPrefix(strings.ToUpper(s), "SEP"))
+	if len(hex) != 12 || strings.Trim(hex, "0123456789ABCDEF") != "" {
+		return ""
+	}
+	return "SEP" + hex
 }
 
 func atoi(s string) int {

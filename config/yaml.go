@@ -47,6 +47,7 @@ func (k kind) String() string {
 // node is a value of the document. Nodes are never changed once built: an alias shares the node of its anchor.
 type node struct {
 	kind    kind
+	bad     bool   // a fault is reported already; the value is not judged
 	text    string // of scalars; for text the value without quotes, else as written
 	quoted  bool
 	pos     pos
@@ -143,22 +144,36 @@ func (b *builder) at(tk *token.Token) pos {
 // syntax reports an error of the library, whose first line is "[line:column] message".
 func (b *builder) syntax(err error) {
 	at := pos{b.src, 1, 1}
-	var se *yaml.SyntaxError
-	message := err.Error()
-	if errors.As(err, &se) {
+	var message string
+	// Error of the library draws the source around the fault, in time that grows with the square of its tokens; the fields
+	// of the error cost nothing.
+	if se := (*yaml.SyntaxError)(nil); errors.As(err, &se) {
 		at, message = b.at(se.Token), se.Message
-	} else if i := strings.Index(message, "] "); i >= 0 && strings.HasPrefix(message, "[") {
-		message = message[i+2:]
+	} else if _, after, ok := strings.Cut(err.Error(), "] "); ok {
+		message = after
+	} else {
+		message = err.Error()
 	}
-	message, _, _ = strings.Cut(message, "\n")
-	if len(message) > maxSyntaxNotes {
-		message = strings.ToValidUTF8(message[:maxSyntaxNotes], "")
+	b.f.add(at, "", "not YAML: "+syntaxMessage(message), syntaxHint(message))
+}
+
+// syntaxMessage is the first line of the library's words, bounded.
+func syntaxMessage(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	if len(s) > maxSyntaxNotes {
+		s = strings.ToValidUTF8(s[:maxSyntaxNotes], "")
 	}
-	hint := "check quotes, colons and indentation here and just above"
-	if strings.Contains(message, "tab character") {
-		hint = "indent with spaces"
+	return strings.ReplaceAll(s, "\t", `\t`)
+}
+
+func syntaxHint(s string) string {
+	switch {
+	case strings.Contains(s, "tab character"), strings.Contains(s, "'\t'"):
+		return "a tab: indent with spaces"
+	case strings.Contains(s, "quoted text"):
+		return "close the quote"
 	}
-	b.f.add(at, "", "not YAML: "+message, hint)
+	return "check quotes, colons and indentation here and just above"
 }
 
 // preflight refuses what would cost the parser too much, and the parts of YAML that a configuration has no use for.
@@ -166,7 +181,8 @@ func (b *builder) preflight(tokens token.Tokens) bool {
 	type level struct{ col, keys int }
 	var (
 		flow    int
-		levels  []level // block mappings and lists open here, by column
+		opened  []*token.Token // brackets and braces not closed yet
+		levels  []level        // block mappings and lists open here, by column
 		flows   [maxDepth + 1]int
 		omitted int
 		headers int
@@ -192,14 +208,28 @@ func (b *builder) preflight(tokens token.Tokens) bool {
 		}
 		switch tk.Type {
 		case token.InvalidType:
-			return refuse(tk, "not YAML: "+firstLine(tk.Error), "check the quotes here")
+			return refuse(tk, "not YAML: "+syntaxMessage(tk.Error), syntaxHint(tk.Error))
 		case token.MappingStartType, token.SequenceStartType:
 			flow++
+			opened = append(opened, tk)
 			if flow <= maxDepth {
 				flows[flow] = 0
 			}
 		case token.MappingEndType, token.SequenceEndType:
-			flow = max(flow-1, 0)
+			if flow == 0 {
+				return refuse(tk, tk.Value+" closes nothing", "remove it, or put the text into quotes")
+			}
+			last := opened[len(opened)-1]
+			if (last.Type == token.MappingStartType) != (tk.Type == token.MappingEndType) {
+				return refuse(tk, fmt.Sprintf("%s closes the %s of line %d", tk.Value, last.Value, last.Position.Line), "[ ends with ], { ends with }")
+			}
+			opened = opened[:len(opened)-1]
+			flow--
+		case token.DoubleQuoteType, token.SingleQuoteType:
+			// A forgotten quote otherwise shows as an odd error many lines below, at the next quote.
+			if strings.Contains(strings.TrimSpace(tk.Origin), "\n") {
+				return refuse(tk, "this text in quotes does not end in its line", "close the quote; longer texts are written after |")
+			}
 		case token.MappingKeyType:
 			return refuse(tk, "a key is introduced by ?", "write key: value")
 		case token.TagType:
@@ -241,6 +271,10 @@ func (b *builder) preflight(tokens token.Tokens) bool {
 			return refuse(tk, fmt.Sprintf("more than %d keys have no value", maxOmitted), "remove keys without a value")
 		}
 	}
+	if flow > 0 {
+		last := opened[flow-1]
+		return refuse(last, "this "+last.Value+" is not closed", "add "+map[string]string{"[": "]", "{": "}"}[last.Value])
+	}
 	return true
 }
 
@@ -251,11 +285,6 @@ func significant(tokens token.Tokens) bool {
 		}
 	}
 	return false
-}
-
-func firstLine(s string) string {
-	s, _, _ = strings.Cut(s, "\n")
-	return s
 }
 
 // build converts a node of the library.
@@ -315,7 +344,9 @@ func (b *builder) build(n ast.Node) *node {
 			return val
 		}
 		b.f.add(out.pos, "", fmt.Sprintf("there is no anchor %q above", name), "define it with &"+name+", or quote the text if the * belongs to it")
+		out.bad = true
 	default:
+		out.bad = true
 		b.f.add(out.pos, "", "this kind of YAML value is not used here", "write text, numbers, lists and mappings")
 	}
 	return out
@@ -336,6 +367,9 @@ func (b *builder) mapping(out *node, values []*ast.MappingValueNode) {
 		tk := v.Key.GetToken()
 		at := b.at(tk)
 		val := b.build(v.Value)
+		if val.kind == kindNull && !val.bad {
+			val.pos = at // there is nothing to point at
+		}
 		if _, ok := v.Key.(*ast.MergeKeyNode); ok {
 			merged = append(merged, b.mergeSources(val)...)
 			continue
@@ -350,12 +384,12 @@ func (b *builder) mapping(out *node, values []*ast.MappingValueNode) {
 	}
 	for _, m := range merged {
 		for _, e := range m.entries {
-			if _, ok := known[e.key]; ok {
-				continue
-			}
 			if b.nodes++; b.nodes > maxTreeNodes {
 				b.overflow(out.pos)
 				return
+			}
+			if _, ok := known[e.key]; ok {
+				continue
 			}
 			known[e.key] = e.pos
 			out.entries = append(out.entries, e)
