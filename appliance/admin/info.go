@@ -1,0 +1,185 @@
+package admin
+
+import (
+	"time"
+
+	"ringfence/appliance/phone"
+)
+
+// StatusInfo is the appliance at a glance.
+type StatusInfo struct {
+	Appliance string        `json:"appliance"`
+	Address   string        `json:"address"`
+	Version   string        `json:"version"`
+	Config    string        `json:"config"` // file, or revision when the store holds it
+	StateDir  string        `json:"state_dir"`
+	Started   time.Time     `json:"started"`
+	Services  []ServiceInfo `json:"services"`
+	Phones    Count         `json:"phones"`
+	Lines     Count         `json:"lines"`
+	Calls     int           `json:"calls"`
+	VPN       int           `json:"vpn_sessions"`
+	Stuck     []string      `json:"stuck,omitempty"`   // declared phones that need a hand
+	Waiting   []string      `json:"waiting,omitempty"` // devices that ask but are not declared
+	Warnings  []string      `json:"warnings,omitempty"`
+}
+
+// Count is how many of a kind are registered.
+type Count struct {
+	Declared   int `json:"declared"`
+	Registered int `json:"registered"`
+}
+
+// ServiceInfo is one supervised service.
+type ServiceInfo struct {
+	Name     string    `json:"name"`
+	State    string    `json:"state"`
+	Up       bool      `json:"up"`
+	Listen   []string  `json:"listen,omitempty"` // tcp 0.0.0.0:6970
+	Error    string    `json:"error,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	Restarts uint64    `json:"restarts"`
+}
+
+// PhoneInfo is a device. Lists carry it without boot record and files.
+type PhoneInfo struct {
+	Device       string            `json:"device"`
+	Declared     bool              `json:"declared"`
+	Model        string            `json:"model,omitempty"`
+	Label        string            `json:"label,omitempty"`
+	Security     string            `json:"security,omitempty"` // encrypted or nonsecure
+	State        string            `json:"state"`              // unseen, waiting, booting, stuck, registered
+	Lines        []PhoneLine       `json:"lines"`
+	Registration *RegistrationInfo `json:"registration,omitempty"`
+	LSC          *CertInfo         `json:"lsc,omitempty"`
+	ITL          *FileInfo         `json:"itl,omitempty"`   // trust list as last fetched
+	Files        []FileInfo        `json:"files,omitempty"` // last fetched, the newest first
+	VPNPolicy    string            `json:"vpn_policy,omitempty"`
+	VPN          *VPNSessionInfo   `json:"vpn_session,omitempty"`
+	DND          bool              `json:"dnd"`
+	HuntLogin    bool              `json:"hunt_login"`
+	Warnings     []string          `json:"warnings,omitempty"`
+	Stand        *phone.Stand      `json:"stand,omitempty"`
+	Boot         []phone.Entry     `json:"boot,omitempty"`
+}
+
+// PasswordInClear is the warning that every non-secure phone carries.
+const PasswordInClear = "the SIP password is sent in clear, in the device file and to whoever reads along, because the phone is non-secure; set security: encrypted where the phone can be enrolled"
+
+// PhoneLine is a line on a device.
+type PhoneLine struct {
+	Index  int    `json:"index"`
+	Number string `json:"number"`
+	Label  string `json:"label,omitempty"`
+}
+
+// RegistrationInfo is a live registration.
+type RegistrationInfo struct {
+	Transport string    `json:"transport"` // TLS, TCP, UDP
+	Remote    string    `json:"remote"`
+	Contact   string    `json:"contact,omitempty"`
+	UserAgent string    `json:"user_agent,omitempty"`
+	Since     time.Time `json:"since"`
+	Expires   time.Time `json:"expires,omitzero"`
+}
+
+// FileInfo is a file as a phone fetched it.
+type FileInfo struct {
+	Name      string    `json:"name"`
+	Transport string    `json:"transport"` // http, https, tftp
+	Status    string    `json:"status"`    // 200, 404, aborted
+	Bytes     int64     `json:"bytes"`
+	At        time.Time `json:"at"`
+}
+
+// LineInfo is a number.
+type LineInfo struct {
+	Number        string             `json:"number"`
+	Name          string             `json:"name,omitempty"`
+	Label         string             `json:"label,omitempty"`
+	User          string             `json:"user,omitempty"`
+	Device        string             `json:"device,omitempty"`
+	Index         int                `json:"index,omitempty"`
+	Registered    bool               `json:"registered"`
+	Registrations []RegistrationInfo `json:"registrations,omitempty"`
+	Phase         string             `json:"phase"` // idle, ringing, active, held
+	Calls         int                `json:"calls"`
+	Forward       string             `json:"forward,omitempty"`
+	DND           bool               `json:"dnd"`
+}
+
+// CertInfo is a certificate of the authority.
+type CertInfo struct {
+	Role      string    `json:"role"` // SAST, CCM, TFTP … or LSC
+	Device    string    `json:"device,omitempty"`
+	Subject   string    `json:"subject"`
+	Issuer    string    `json:"issuer"`
+	Serial    string    `json:"serial"`
+	Key       string    `json:"key"` // RSA 2048, P-256
+	SHA256    string    `json:"sha256,omitempty"`
+	NotBefore time.Time `json:"not_before,omitzero"`
+	NotAfter  time.Time `json:"not_after"`
+	State     string    `json:"state"` // current, next, unconfirmed, superseded, revoked, expired
+	Reason    string    `json:"reason,omitempty"`
+}
+
+// VPNSessionInfo is a VPN session.
+type VPNSessionInfo struct {
+	ID        string    `json:"id"`
+	Device    string    `json:"device,omitempty"`
+	User      string    `json:"user,omitempty"`
+	Policy    string    `json:"policy"`
+	Method    string    `json:"method"` // certificate, password
+	Address   string    `json:"address"`
+	Remote    string    `json:"remote"`
+	UserAgent string    `json:"user_agent,omitempty"`
+	Link      string    `json:"link"` // TLS 1.2 AES…, DTLS …, or down
+	Since     time.Time `json:"since"`
+	LastSeen  time.Time `json:"last_seen,omitzero"`
+	BytesIn   uint64    `json:"bytes_in"`
+	BytesOut  uint64    `json:"bytes_out"`
+}
+
+// CallInfo is a call.
+type CallInfo struct {
+	ID       string    `json:"id"`
+	From     string    `json:"from"`
+	FromName string    `json:"from_name,omitempty"`
+	To       string    `json:"to"`
+	ToName   string    `json:"to_name,omitempty"`
+	State    string    `json:"state"` // ringing, active, held …
+	Started  time.Time `json:"started"`
+	Answered time.Time `json:"answered,omitzero"`
+	Legs     []LegInfo `json:"legs"`
+}
+
+// LegInfo is one side of a call.
+type LegInfo struct {
+	Line      string `json:"line"`
+	Device    string `json:"device,omitempty"`
+	Direction string `json:"direction"` // in, out, as the appliance sees it
+	State     string `json:"state"`
+	Codec     string `json:"codec,omitempty"`
+	Encrypted bool   `json:"encrypted"`
+	Packets   Flow   `json:"packets"`
+}
+
+// Flow counts packets of a leg.
+type Flow struct {
+	In   uint64 `json:"in"`
+	Out  uint64 `json:"out"`
+	Lost uint64 `json:"lost"`
+}
+
+// Sources are where the built-in verbs get their answers; the composition root fills them in. Lists come in the order in
+// which they are to be shown.
+type Sources struct {
+	Status      func() StatusInfo
+	Phones      func() []PhoneInfo
+	Phone       func(device string) (PhoneInfo, bool) // declared, or waiting to be
+	Lines       func() []LineInfo
+	Line        func(number string) (LineInfo, bool)
+	Certs       func() []CertInfo
+	VPNSessions func() []VPNSessionInfo
+	Calls       func() []CallInfo
+}
