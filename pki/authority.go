@@ -27,9 +27,9 @@ type Authority struct {
 	seal *sealer
 	db   *db.DB // the engine's database, over the State
 
-	engineOnce sync.Once
-	engineErr  error
-	engine     *authority.Authority
+	engineMu     sync.Mutex
+	engine       *authority.Authority
+	engineSerial string // of the issuing CA that the engine signs with
 
 	stripes [64]sync.Mutex // one device's changes of state come one after the other; see lock
 
@@ -228,22 +228,26 @@ func (a *Authority) issuer() (*x509.Certificate, error) {
 // smallstep returns the engine. It is made when it is first needed: that takes some 50 ms, most of them to load the
 // system's certificates, and a start has no time for it.
 func (a *Authority) smallstep() (*authority.Authority, error) {
-	a.engineOnce.Do(func() {
-		id, err := a.Identity(RoleCAPF)
-		if err != nil {
-			a.engineErr = err
-			return
-		}
-		a.engine, a.engineErr = authority.NewEmbedded(
-			authority.WithX509RootCerts(a.Roots()...),
-			authority.WithX509SignerChain([]*x509.Certificate{id.Leaf}, id.PrivateKey.(crypto.Signer)),
-			authority.WithDatabase(a.db),
-			authority.WithQuietInit(),
-		)
-	})
-	if a.engineErr != nil {
-		return nil, fmt.Errorf("certificate engine: %w", a.engineErr)
+	id, err := a.Identity(RoleCAPF)
+	if err != nil {
+		return nil, err
 	}
+	serial := serialText(id.Leaf.SerialNumber)
+	a.engineMu.Lock()
+	defer a.engineMu.Unlock()
+	if a.engine != nil && a.engineSerial == serial {
+		return a.engine, nil
+	}
+	a.engine, err = authority.NewEmbedded(
+		authority.WithX509RootCerts(a.Roots()...),
+		authority.WithX509SignerChain([]*x509.Certificate{id.Leaf}, id.PrivateKey.(crypto.Signer)),
+		authority.WithDatabase(a.db),
+		authority.WithQuietInit(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("certificate engine: %w", err)
+	}
+	a.engineSerial = serial
 	return a.engine, nil
 }
 

@@ -23,7 +23,7 @@
 //
 // # What this package leaves out
 //
-// Import of foreign keys and CAs, rotation of role certificates, ACME and SCEP are not here yet.
+// Rotation of role certificates, import of keys of roles, ACME and SCEP are not here yet.
 package pki
 
 import (

@@ -289,8 +289,9 @@ func (s *Server) converse(ctx context.Context, c *tls.Conn, ses *session) error 
 		c.SetReadDeadline(deadline)
 		in, err := ReadMessage(c)
 		var out Body
+		bad := errors.Is(err, ErrMalformed)
 		switch {
-		case errors.Is(err, ErrMalformed):
+		case bad:
 			err = refuse("%v", err)
 		case err != nil:
 			return err
@@ -306,7 +307,7 @@ func (s *Server) converse(ctx context.Context, c *tls.Conn, ses *session) error 
 			if r.guess {
 				s.guesses.failed(ses.device, ses.peer)
 			}
-			if s.write(c, ses, &EndSession{Reason: r.reason}) == nil {
+			if s.write(c, ses, &EndSession{Reason: r.reason}) == nil && bad {
 				linger(c)
 			}
 			return r
@@ -326,7 +327,8 @@ func (s *Server) write(c *tls.Conn, ses *session, b Body) error {
 	return WriteMessage(c, Message{Session: ses.id, Body: b})
 }
 
-// linger lets a refused peer read END_SESSION: closing with its bytes unread would reset the connection and may destroy it.
+// linger lets a peer whose message was not read to its end read END_SESSION: closing with bytes unread would reset the
+// connection and may destroy it.
 func linger(c *tls.Conn) {
 	c.CloseWrite()
 	c.SetReadDeadline(time.Now().Add(time.Second))
