@@ -187,15 +187,19 @@ func hintOf(f field) string {
 
 // unknownKey reports a key and returns the one that was probably meant.
 func (d *decoder) unknownKey(e entry, fields []field, path string) string {
-	if e.val.kind == kindText {
-		e.val.pos.hide() // it may be a misspelt password
-	}
 	names := make([]string, len(fields))
+	var secrets []string
 	for i, f := range fields {
 		names[i] = f.name
+		if f.typ == reflect.TypeFor[Secret]() {
+			secrets = append(secrets, f.name)
+		}
 	}
 	hint := ""
 	near := nearest(strings.ToLower(e.key), names)
+	if near == "" || nearest(strings.ToLower(e.key), secrets) != "" {
+		e.val.pos.hide() // it may be a misspelt password
+	}
 	if len(d.f.list) >= maxCollected {
 		d.fault(e.pos, join(path, e.key), "", "") // only counted
 		return near

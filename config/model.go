@@ -43,7 +43,7 @@ type Node struct {
 	Tunnel  Tunnel     `yaml:"tunnel" doc:"TUN device of the VPN."`
 }
 
-// Listen holds the address and port of every listener. The empty string or "off" switches a listener off.
+// Listen holds the address and port of every listener. The value off switches one off.
 type Listen struct {
 	ProvisionHTTP  Endpoint `yaml:"provision_http" default:"0.0.0.0:6970" doc:"Files of phones over HTTP. Phones know no other port than 6970."`
 	ProvisionHTTPS Endpoint `yaml:"provision_https" default:"0.0.0.0:6971" doc:"Device file over HTTPS, for trust lists of version 1.1."`
@@ -161,7 +161,7 @@ type Phone struct {
 	Load     string       `yaml:"load" max:"64" pattern:"^[A-Za-z0-9._-]*$" want:"letters, digits, . _ and -" doc:"Firmware load without .loads; the phone keeps its own when empty."`
 }
 
-// Key is a line key that is not a line. Exactly one of BLF, Speed, Park and URL is set.
+// Key is a line key that is not a line. Exactly one of blf, speed, park and url is set.
 type Key struct {
 	Label string `yaml:"label" max:"30" doc:"Text beside the key; the number when empty."`
 	BLF   Digits `yaml:"blf" doc:"Number to watch; pressing it calls or picks up."`

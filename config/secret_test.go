@@ -65,6 +65,7 @@ func TestFaultsHideSecrets(t *testing.T) {
     password: ` + hunter + ` # why
     passwort: ` + hunter + `
     pin: "` + hunter + `"
+    pn: "` + hunter + `"
   - {id: b, password: '` + hunter + `''s', vpn: none}
 phones:
   - {device: x, model: 1, capf_code: ` + hunter + `, pass: ` + hunter + `}
