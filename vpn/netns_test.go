@@ -165,11 +165,12 @@ func (y *yard) openconnect(t *testing.T, url, stdin string, args ...string) *cli
 		t.Fatal(err)
 	}
 	c.cmd.Stdout, c.cmd.Stderr = w, w
-	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
+	started := make(chan error, 1)
 	go func() {
+		runtime.LockOSThread() // the kernel kills the client when the thread that started it ends: keep that thread
+		defer runtime.UnlockOSThread()
+		started <- c.cmd.Start()
+		w.Close()
 		sc := bufio.NewScanner(r)
 		for sc.Scan() {
 			c.mu.Lock()
@@ -179,6 +180,9 @@ func (y *yard) openconnect(t *testing.T, url, stdin string, args ...string) *cli
 		c.cmd.Wait()
 		close(c.done)
 	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		c.stop(unix.SIGTERM)
 		if t.Failed() {

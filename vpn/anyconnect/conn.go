@@ -140,7 +140,7 @@ func (c *conn) request(ctx context.Context) (again bool, err error) {
 // isBadRequest tells faults of the request from faults of the connection.
 func isBadRequest(err error) bool {
 	s := err.Error()
-	return strings.Contains(s, "malformed") || strings.Contains(s, "invalid") || strings.Contains(s, "protocol")
+	return strings.Contains(s, "malformed") || strings.Contains(s, "invalid") || strings.Contains(s, "bad ") || strings.Contains(s, "protocol")
 }
 
 // answer is an HTTP answer.

@@ -43,10 +43,14 @@ func Create(name string, nets []Network) (Device, error) {
 	for _, n := range nets {
 		mtu = max(mtu, n.MTU)
 	}
+	if _, err := os.Stat(clone); err != nil { // CreateTUN does not tell this apart
+		return nil, fmt.Errorf("TUN device %s: %w", name, rights(err))
+	}
 	dev, err := tun.CreateTUN(name, mtu)
 	if err != nil {
 		return nil, fmt.Errorf("TUN device %s: %w", name, rights(err))
 	}
+	go discard(dev.Events())
 	if real, err := dev.Name(); err == nil {
 		name = real
 	}
@@ -57,8 +61,18 @@ func Create(name string, nets []Network) (Device, error) {
 	return dev, nil
 }
 
+const clone = "/dev/net/tun"
+
+// discard reads the events of a device until it is closed, since its listener would wait for a reader for ever. It can neither
+// panic nor outlive the device.
+func discard(events <-chan tun.Event) {
+	for range events {
+	}
+}
+
+// rights marks errors that come of missing rights.
 func rights(err error) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w: %w", ErrNoRights, err)
 	}
 	return err
