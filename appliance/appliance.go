@@ -1,11 +1,29 @@
 // Package appliance is the composition root: it builds every service from the declared document, connects the areas with
 // each other, and runs them under one supervisor.
+//
+// Start with setup: it is one straight line in the order of dependencies. declared.go, roles.go and sources.go are the small
+// adapters between what areas declare as interfaces and what other areas are.
 package appliance
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"time"
+
+	"ringfence/appliance/admin"
+	"ringfence/appliance/phone"
+	"ringfence/appliance/provision"
+	"ringfence/appliance/store"
+	"ringfence/appliance/supervise"
+	"ringfence/config"
+	"ringfence/media"
+	"ringfence/pki"
+	"ringfence/sip"
+
+	"ringfence/vpn"
 )
 
 // Version is the release, set when the binary is built.
@@ -13,14 +31,156 @@ var Version = "devel"
 
 // Options of Run.
 type Options struct {
-	ConfigPath string // the declared document
+	ConfigPath string // the declared document; "" takes the newest revision in the store
 	StateDir   string // what must outlive the process
 	Socket     string // control socket
 	Log        *slog.Logger
 	Version    string
 }
 
-// Run serves until ctx ends and returns nil after an orderly stop.
-func Run(ctx context.Context, o Options) error {
-	return errors.New("not composed")
+// stopTime bounds an orderly stop.
+const stopTime = 10 * time.Second
+
+// Run serves until ctx ends and returns nil after an orderly stop. Whatever keeps it from starting is returned before
+// anything was served; the state directory is then as it was, but for what a first start makes.
+func Run(ctx context.Context, o Options) (err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Version == "" {
+		o.Version = Version
+	}
+	a := &appliance{Options: o, log: o.Log, began: time.Now()}
+	defer func() { err = errors.Join(err, a.teardown()) }()
+	if err := a.setup(ctx); err != nil {
+		return err
+	}
+	if err := a.supervisor.Start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	o.Log.Info("ready", "took", time.Since(a.began), "version", o.Version, "state", o.StateDir)
+	<-ctx.Done()
+	o.Log.Info("stopping")
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	return a.supervisor.Stop(stop)
+}
+
+// appliance is what setup has built.
+type appliance struct {
+	Options
+	log        *slog.Logger
+	began      time.Time
+	doc        *config.Document
+	supervisor *supervise.Supervisor
+
+	store     *store.Store
+	local     *store.Local
+	recorder  *phone.Recorder
+	ca        *pki.Authority
+	roles     *roles
+	passwords *passwords
+	files     *provision.Files
+	media     *media.Engine
+	sip       *sip.Server
+	calls     *noCalls
+	gateway   holder[vpn.Gateway]
+	noVPN     string // why there is no VPN though it is declared
+
+	undo []teardown // newest last
+}
+
+type teardown struct {
+	name string
+	f    func() error
+}
+
+// after registers what undoes the step that was just taken.
+func (a *appliance) after(name string, f func() error) {
+	a.undo = append(a.undo, teardown{name, f})
+}
+
+// teardown undoes setup in reverse order.
+func (a *appliance) teardown() error {
+	var errs []error
+	for i := len(a.undo) - 1; i >= 0; i-- {
+		if err := a.undo[i].f(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", a.undo[i].name, err))
+		}
+	}
+	a.undo = nil
+	return errors.Join(errs...)
+}
+
+// setup builds everything in dependency order. Listeners are bound by the services' Start, under the supervisor.
+func (a *appliance) setup(ctx context.Context) (err error) {
+	if a.doc, err = a.document(); err != nil {
+		return err
+	}
+	doc := func() *config.Document { return a.doc }
+	node := a.doc.Node
+
+	if a.store, err = store.Open(store.Options{Dir: a.StateDir, Appliance: node.Name, Log: a.log}); err != nil {
+		return err
+	}
+	a.after("state.db", a.store.Close)
+	if a.local, err = store.OpenLocal(store.LocalOptions{Dir: a.StateDir, Log: a.log}); err != nil {
+		return err
+	}
+	a.after("local.db", a.local.Close)
+
+	a.passwords = &passwords{doc: doc, state: a.store}
+	if err := a.passwords.generate(ctx); err != nil {
+		return err
+	}
+
+	micRoots, err := readCertificates(a.doc.PKI.MICRoots)
+	if err != nil {
+		return err
+	}
+	organization := a.doc.PKI.Organization
+	if organization == "" {
+		organization = a.doc.Site.Name
+	}
+	if a.ca, err = pki.Open(ctx, pki.Options{
+		State: a.store, KeyFile: filepath.Join(a.StateDir, "pki.key"), Node: node.Name, Organization: organization,
+		Addresses: addresses(node.Address), VPNHosts: a.doc.VPN.Hosts, LSCDays: a.doc.PKI.LSC.Days, MICRoots: micRoots, Log: a.log,
+	}); err != nil {
+		return err
+	}
+	a.roles = &roles{ca: a.ca, now: time.Now}
+
+	a.recorder = phone.NewRecorder(phone.Options{Local: a.local, Facts: a.facts, Log: a.log})
+	note := a.recorder.Note
+
+	if a.files, err = provision.NewFiles(provision.Options{
+		Doc:       doc,
+		Password:  func(device string) string { p, _ := a.passwords.of(device); return p },
+		LSC:       a.ca.CurrentLSC,
+		VPNHashes: a.vpnHashes,
+		Trust:     a.roles.provision(),
+		Local:     a.local, Note: note, Log: a.log,
+	}); err != nil {
+		return err
+	}
+
+	if a.media, err = media.New(media.Options{Address: node.Media.Address, First: node.Media.Ports.First, Last: node.Media.Ports.Last, Log: a.log}); err != nil {
+		return err
+	}
+	a.after("media", func() error { a.media.Stop(); return nil })
+	if err := a.setupSIP(doc); err != nil {
+		return err
+	}
+
+	a.supervisor = supervise.New(a.log)
+	a.addServices(doc, note)
+
+	metrics := a.metrics()
+	return a.addAdmin(admin.Options{
+		Socket: a.Socket, Handlers: a.sources().Handlers(), Metrics: metrics, Listen: node.Listen.Metrics.AddrPort,
+		Health: a.supervisor.Health, Log: a.log,
+	})
 }

@@ -14,64 +14,32 @@ import (
 	"ringfence/sip/registrar"
 )
 
-// declared is the document in the shapes in which the services ask for it. It is immutable.
-type declared struct {
-	doc     *config.Document
-	phones  map[string]*config.Phone
-	lines   map[string]*config.Line
-	users   map[string]*config.User
-	ofPhone map[string][]*config.Line // by index
-}
-
-func newDeclared(doc *config.Document) *declared {
-	d := &declared{doc: doc, phones: map[string]*config.Phone{}, lines: map[string]*config.Line{}, users: map[string]*config.User{},
-		ofPhone: map[string][]*config.Line{}}
-	for i := range doc.Users {
-		d.users[doc.Users[i].ID] = &doc.Users[i]
-	}
-	for i := range doc.Phones {
-		d.phones[doc.Phones[i].Device] = &doc.Phones[i]
-	}
-	for i := range doc.Lines {
-		l := &doc.Lines[i]
-		d.lines[string(l.Number)] = l
-		if l.Phone != "" {
-			d.ofPhone[l.Phone] = append(d.ofPhone[l.Phone], l)
-		}
-	}
-	for _, ls := range d.ofPhone {
-		for i := 1; i < len(ls); i++ { // few lines, mostly in order already
-			for j := i; j > 0 && ls[j].Index < ls[j-1].Index; j-- {
-				ls[j], ls[j-1] = ls[j-1], ls[j]
-			}
-		}
-	}
-	return d
-}
+// declared is the document in the shapes in which the SIP rooms and CAPF ask for it.
+type declared struct{ *config.Document }
 
 // name is what others see of a line.
-func (d *declared) name(l *config.Line) string {
+func (d declared) name(l *config.Line) string {
 	if l.CallerID.Name != "" {
 		return l.CallerID.Name
 	}
-	if u := d.users[l.User]; u != nil {
+	if u, ok := d.User(l.User); ok {
 		return u.Name
 	}
 	return ""
 }
 
-func (d *declared) account(l *config.Line) registrar.Account {
+func (d declared) account(l *config.Line) registrar.Account {
 	a := registrar.Account{Number: string(l.Number), Device: l.Phone, Index: l.Index, Name: d.name(l), Forward: string(l.Forward),
 		Voicemail: string(l.Voicemail), MaxCalls: l.MaxCalls, BusyAt: l.BusyAt}
 	if a.Voicemail == "" {
-		a.Voicemail = string(d.doc.Services.Voicemail)
+		a.Voicemail = string(d.Services.Voicemail)
 	}
 	return a
 }
 
 // Line implements registrar.Accounts.
-func (d *declared) Line(number string) (registrar.Account, bool) {
-	l, ok := d.lines[number]
+func (d declared) Line(number string) (registrar.Account, bool) {
+	l, ok := d.Document.Line(number)
 	if !ok {
 		return registrar.Account{}, false
 	}
@@ -79,13 +47,13 @@ func (d *declared) Line(number string) (registrar.Account, bool) {
 }
 
 // Device implements registrar.Accounts.
-func (d *declared) Device(name string) (registrar.DeviceInfo, bool) {
-	p, ok := d.phones[name]
+func (d declared) Device(name string) (registrar.DeviceInfo, bool) {
+	p, ok := d.Phone(name)
 	if !ok {
 		return registrar.DeviceInfo{}, false
 	}
 	info := registrar.DeviceInfo{Name: name, Model: p.Model, Encrypted: p.Security == config.SecurityEncrypted, DNDReject: true, HuntLogin: true}
-	for _, l := range d.ofPhone[name] {
+	for _, l := range d.LinesOf(name) {
 		info.Lines = append(info.Lines, d.account(l))
 		if l.Index == 1 {
 			info.HuntLogin = l.HuntLogin
@@ -102,21 +70,13 @@ func (d *declared) Device(name string) (registrar.DeviceInfo, bool) {
 }
 
 // enrolment is what is declared about a device's certificate. A phone in non-secure mode has none.
-func (d *declared) enrolment(device string) (pki.DevicePolicy, bool) {
-	p, ok := d.phones[device]
+func (d declared) enrolment(device string) (pki.DevicePolicy, bool) {
+	p, ok := d.Phone(device)
 	if !ok || p.Security != config.SecurityEncrypted {
 		return pki.DevicePolicy{}, false
 	}
-	key := p.LSCKey
-	if key == "" {
-		key = d.doc.PKI.LSC.Key
-	}
-	if key == "" || key == config.KeyAuto {
-		// The encrypted device file is sealed to an RSA key (enc.md), and every model makes RSA 2048.
-		key = config.KeyRSA2048
-	}
-	policy := pki.DevicePolicy{Key: capf.KeyKind(key), Code: p.CAPFCode.Reveal()}
-	switch d.doc.PKI.LSC.Auth {
+	policy := pki.DevicePolicy{Key: capf.KeyKind(d.LSCKey(p)), Code: p.CAPFCode.Reveal()}
+	switch d.PKI.LSC.Auth {
 	case config.CAPFCode:
 		policy.Auth = capf.AuthCodeOrCertificate
 	case config.CAPFLSC, config.CAPFMIC:
@@ -130,7 +90,7 @@ func (d *declared) enrolment(device string) (pki.DevicePolicy, bool) {
 // passwords knows the SIP password of every phone and line: the declared one, else for a phone a generated one that is kept as
 // state under phone/DEVICE/password, so that nobody has to think of one.
 type passwords struct {
-	now   func() *declared
+	doc   func() *config.Document
 	state interface {
 		Get(key string) ([]byte, bool)
 		Write(ctx context.Context, set map[string][]byte, del ...string) error
@@ -143,14 +103,14 @@ func (p *passwords) generate(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := map[string][]byte{}
-	for device, ph := range p.now().phones {
+	for _, ph := range p.doc().Phones {
 		if !ph.Password.Empty() {
 			continue
 		}
-		if _, ok := p.state.Get(passwordKey(device)); !ok {
+		if _, ok := p.state.Get(passwordKey(ph.Device)); !ok {
 			// Letters and digits need no escaping anywhere; above 20 characters some 7900 loads are doubted
 			// (provisioning.md §15). 20 of base 32 are 100 bits.
-			set[passwordKey(device)] = []byte(rand.Text()[:20])
+			set[passwordKey(ph.Device)] = []byte(rand.Text()[:20])
 		}
 	}
 	if len(set) == 0 {
@@ -166,15 +126,15 @@ func passwordKey(device string) string { return "phone/" + device + "/password" 
 
 // of returns the password of a device (by name) or of a line without phone (by number).
 func (p *passwords) of(account string) (string, bool) {
-	d := p.now()
-	if ph, ok := d.phones[account]; ok {
+	doc := p.doc()
+	if ph, ok := doc.Phone(account); ok {
 		if !ph.Password.Empty() {
 			return ph.Password.Reveal(), true
 		}
 		b, ok := p.state.Get(passwordKey(account))
 		return string(b), ok
 	}
-	if l, ok := d.lines[account]; ok && l.Phone == "" && !l.Password.Empty() {
+	if l, ok := doc.Line(account); ok && l.Phone == "" && !l.Password.Empty() {
 		return l.Password.Reveal(), true
 	}
 	return "", false
@@ -182,9 +142,8 @@ func (p *passwords) of(account string) (string, bool) {
 
 // vpn checks a user's VPN password and says which policy the user has. Unknown users cost the same comparison.
 func (p *passwords) vpn(user, password string) (policy string, ok bool) {
-	d := p.now()
-	want, policy := "", ""
-	if u := d.users[user]; u != nil && u.VPN != "" {
+	want := ""
+	if u, found := p.doc().User(user); found && u.VPN != "" {
 		want, policy = u.Password.Reveal(), u.VPN
 	}
 	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))

@@ -3,10 +3,14 @@ package appliance
 import (
 	"bytes"
 	"crypto"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"os"
 	"time"
 
+	"ringfence/appliance/provision"
 	"ringfence/pki"
 	"ringfence/trust"
 )
@@ -91,4 +95,54 @@ func (r *roles) leaf(role pki.Role) *x509.Certificate {
 		return nil
 	}
 	return id.Leaf
+}
+
+// provision is what signs lists and files for phones.
+func (r *roles) provision() provision.Trust {
+	return provision.Trust{
+		Entries:    func() ([]trust.Entry, error) { return r.entries(true) },
+		ListSigner: func() (trust.Signer, error) { return r.signer(pki.RoleSAST) },
+		FileSigner: func(string) (trust.Signer, error) { return r.signer(pki.RoleTFTP) },
+	}
+}
+
+// certificate is a role's certificate for TLS servers, asked for at each handshake.
+func (r *roles) certificate(role pki.Role) func() (*tls.Certificate, error) {
+	return func() (*tls.Certificate, error) { return r.ca.Identity(role) }
+}
+
+// device says which phone a TLS client certificate proves.
+func (r *roles) device(cert *x509.Certificate, chain []*x509.Certificate) (string, error) {
+	id, err := r.ca.VerifyDevice(cert, chain, "")
+	return id.Device, err
+}
+
+// readCertificates reads PEM files of certificates.
+func readCertificates(files []string) ([]*x509.Certificate, error) {
+	var all []*x509.Certificate
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("pki.mic_roots: %w", err)
+		}
+		n := len(all)
+		for {
+			var block *pem.Block
+			if block, b = pem.Decode(b); block == nil {
+				break
+			}
+			if block.Type != "CERTIFICATE" {
+				continue
+			}
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, fmt.Errorf("pki.mic_roots: %s: %w", name, err)
+			}
+			all = append(all, c)
+		}
+		if len(all) == n {
+			return nil, fmt.Errorf("pki.mic_roots: %s holds no PEM certificate (-----BEGIN CERTIFICATE-----)", name)
+		}
+	}
+	return all, nil
 }

@@ -200,8 +200,8 @@ func (s *Supervisor) loop(svc *service, err error) {
 		if err == nil {
 			began := time.Now()
 			err = s.serve(svc)
-			if svc.ctx.Err() != nil {
-				if err != nil && !errors.Is(err, context.Canceled) {
+			if svc.ctx.Err() != nil || svc.health().State == Stopping { // Stop may end Run before its context does
+				if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errEnded) {
 					svc.set(Stopping, err)
 				}
 				return

@@ -1,0 +1,251 @@
+package appliance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/netip"
+	"sync/atomic"
+
+	"ringfence/appliance/admin"
+	"ringfence/appliance/phone"
+	"ringfence/appliance/provision"
+	"ringfence/appliance/supervise"
+	"ringfence/config"
+	"ringfence/pki"
+	"ringfence/pki/capf"
+	"ringfence/sip"
+	"ringfence/sip/cisco"
+	"ringfence/sip/flow"
+	"ringfence/trust"
+	"ringfence/trust/tvs"
+	"ringfence/vpn"
+	"ringfence/vpn/policy"
+)
+
+// holder is a server that a restart of its service replaces. Nil when the service is down.
+type holder[T any] struct{ p atomic.Pointer[T] }
+
+func (h *holder[T]) get() *T { return h.p.Load() }
+
+// runner is what most servers are: made with their listeners bound, then run until the context ends.
+type runner interface {
+	Run(ctx context.Context) error
+	Stop()
+}
+
+// server makes a service of a server that make binds. A failure at the first start keeps the daemon from starting: the
+// administrator asked for that listener.
+func server[T runner](name string, listen config.Endpoint, make func(address string) (T, error)) supervise.Service {
+	var current T
+	return supervise.Service{
+		Name: name, Required: true,
+		Start: func(context.Context) (err error) {
+			current, err = make(listen.String())
+			if err != nil {
+				err = listenFault(name, listen, err)
+			}
+			return err
+		},
+		Run:  func(ctx context.Context) error { return current.Run(ctx) },
+		Stop: func(context.Context) error { current.Stop(); return nil },
+	}
+}
+
+// addServices names every service in the order in which a phone needs them.
+func (a *appliance) addServices(doc func() *config.Document, note func(device, step, text string, failed bool)) {
+	l := a.doc.Node.Listen
+	if !l.TVS.Off() {
+		a.supervisor.Add(server("tvs", l.TVS, func(address string) (*tvs.Server, error) {
+			cert := a.roles.certificate(pki.RoleTVS)
+			return tvs.New(tvs.Options{Address: address, Lookup: a.roles.lookup, Log: a.log, Note: note,
+				TLS: &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert() }}})
+		}))
+	}
+	if !l.CAPF.Off() {
+		enrolment := pki.NewEnrolment(a.ca, declared{a.doc}.enrolment)
+		a.supervisor.Add(server("capf", l.CAPF, func(address string) (*capf.Server, error) {
+			return capf.New(capf.Options{Address: address, Certificate: a.roles.certificate(pki.RoleCAPF), Backend: enrolment, Log: a.log, Note: note})
+		}))
+	}
+	if !l.ProvisionHTTP.Off() {
+		a.supervisor.Add(server("http", l.ProvisionHTTP, func(address string) (*provision.HTTPServer, error) {
+			return provision.NewHTTP(provision.HTTPOptions{Files: a.files, Address: address, Log: a.log})
+		}))
+	}
+	if !l.ProvisionHTTPS.Off() {
+		a.supervisor.Add(server("https", l.ProvisionHTTPS, func(address string) (*provision.HTTPServer, error) {
+			return provision.NewHTTP(provision.HTTPOptions{Files: a.files, Address: address, Log: a.log,
+				Certificate: a.roles.certificate(pki.RoleTFTPEC), VerifyDevice: a.roles.device})
+		}))
+	}
+	if !l.TFTP.Off() {
+		a.supervisor.Add(server("tftp", l.TFTP, func(address string) (*provision.TFTPServer, error) {
+			return provision.NewTFTP(provision.TFTPOptions{Files: a.files, Address: address, Log: a.log})
+		}))
+	}
+	a.supervisor.Add(supervise.Service{
+		Name: "media", Required: true,
+		Run: func(ctx context.Context) error { a.media.Start(); <-ctx.Done(); return nil },
+	})
+	a.supervisor.Add(supervise.Service{
+		Name: "sip", Required: true,
+		Run:  func(ctx context.Context) error { a.sip.Start(); <-ctx.Done(); return nil },
+		Stop: func(context.Context) error { a.calls.Stop(); a.sip.Stop(); return nil },
+	})
+	if a.doc.VPN.Enabled && !l.VPN.Off() && len(a.doc.VPN.Policies) > 0 {
+		a.supervisor.Add(a.vpnService(note))
+	}
+}
+
+// vpnService is the gateway. Without the right to make a TUN device the daemon goes on without it and says so: everything
+// inside the house works.
+func (a *appliance) vpnService(note func(device, step, text string, failed bool)) supervise.Service {
+	node := a.doc.Node
+	cert := a.roles.certificate(pki.RoleVPN)
+	return supervise.Service{
+		Name: "vpn", Required: true,
+		Start: func(context.Context) error {
+			g, err := vpn.New(vpn.Options{
+				Log: a.log, Listen: node.Listen.VPN.String(), TUN: node.Tunnel.Device, Policies: vpn.PoliciesOf(a.doc.VPN),
+				Own: addresses(node.Address), Services: telephony(node), State: a.store, Note: note,
+				Certificate: func() *tls.Certificate {
+					c, err := cert()
+					if err != nil {
+						a.log.Error("VPN certificate", "err", err)
+					}
+					return c
+				},
+				VerifyDevice: a.roles.device,
+				PolicyOf: func(device string) (string, bool) {
+					p, ok := a.doc.Phone(device)
+					if !ok || p.VPN == "" {
+						return "", false
+					}
+					return p.VPN, true
+				},
+				CheckPassword: a.passwords.vpn,
+			})
+			if errors.Is(err, vpn.ErrNoRights) {
+				a.noVPN = err.Error()
+				a.log.Error("no VPN", "err", err)
+				return nil
+			}
+			if err != nil {
+				return listenFault("vpn", node.Listen.VPN, err)
+			}
+			a.gateway.p.Store(g)
+			return nil
+		},
+		Run: func(ctx context.Context) error {
+			if g := a.gateway.get(); g != nil {
+				return g.Run(ctx)
+			}
+			<-ctx.Done()
+			return nil
+		},
+		Stop: func(context.Context) error {
+			if g := a.gateway.p.Swap(nil); g != nil {
+				g.Stop()
+			}
+			return nil
+		},
+	}
+}
+
+// telephony are the ports that every VPN session may reach at the appliance (VPN-9): what a phone needs for its work, and no
+// page and no metrics.
+func telephony(n config.Node) []vpn.Rule {
+	rules := []vpn.Rule{{Proto: policy.ICMP}} // phones ping their TFTP server
+	add := func(proto policy.Proto, first, last uint16) {
+		if first != 0 {
+			rules = append(rules, vpn.Rule{Proto: proto, First: first, Last: last})
+		}
+	}
+	for _, e := range []config.Endpoint{n.Listen.ProvisionHTTP, n.Listen.ProvisionHTTPS, n.Listen.CAPF, n.Listen.TVS, n.Listen.SIPTCP, n.Listen.SIPTLS} {
+		add(policy.TCP, e.Port(), e.Port())
+	}
+	for _, e := range []config.Endpoint{n.Listen.TFTP, n.Listen.SIPUDP} {
+		add(policy.UDP, e.Port(), e.Port())
+	}
+	// A TFTP transfer goes on from a port of its own, which the kernel takes from its ephemeral range.
+	add(policy.UDP, ephemeralFirst, ephemeralLast)
+	add(policy.UDP, n.Media.Ports.First, n.Media.Ports.Last)
+	return rules
+}
+
+// Linux takes ephemeral ports from here unless told otherwise (net.ipv4.ip_local_port_range).
+const ephemeralFirst, ephemeralLast = 32768, 60999
+
+func (a *appliance) setupSIP(doc func() *config.Document) error {
+	l := a.doc.Node.Listen
+	var listen []flow.Listen
+	for _, x := range []struct {
+		transport string
+		at        config.Endpoint
+	}{{"TCP", l.SIPTCP}, {"TLS", l.SIPTLS}, {"UDP", l.SIPUDP}} {
+		if !x.at.Off() {
+			listen = append(listen, flow.Listen{Transport: x.transport, Addr: x.at.AddrPort})
+		}
+	}
+	var err error
+	a.sip, err = sip.New(sip.Options{
+		Log: a.log, Listen: listen, Certificate: a.roles.certificate(pki.RoleCCM), VerifyClient: a.roles.device,
+		MaxMessage: a.doc.SIP.MaxMessageBytes, MaxFlows: a.doc.SIP.MaxFlows, MaxPerSource: a.doc.SIP.MaxFlowsPerIP,
+		Accounts: declared{a.doc}, Password: a.passwords.of, Realm: a.doc.Site.Domain, Expires: a.doc.SIP.RegisterExpires.D(),
+		Store: a.store, Local: a.local, Note: a.recorder.Note,
+		Stamps: func(device string) (cisco.Stamps, bool) {
+			s, err := a.files.Stamps(device)
+			return cisco.Stamps{Config: s.Config, Dialplan: s.Dialplan, Softkey: s.Softkey, FeatureControl: s.Feature}, err == nil
+		},
+	})
+	if err != nil {
+		return listenFault("sip", l.SIPTCP, err)
+	}
+	a.after("sip", func() error { a.sip.Stop(); return nil })
+	return a.setupCalls(doc)
+}
+
+func (a *appliance) addAdmin(o admin.Options) error {
+	s, err := admin.New(o)
+	if err != nil {
+		return err
+	}
+	a.after("control socket", func() error { s.Close(); return nil })
+	a.supervisor.Add(supervise.Service{Name: "admin", Required: true, Run: s.Run})
+	return nil
+}
+
+// vpnHashes are what phones compare the gateway's certificate with (certhash.md).
+func (a *appliance) vpnHashes() []string {
+	if c := a.roles.leaf(pki.RoleVPN); c != nil {
+		return []string{trust.VPNHash(c.Raw)}
+	}
+	return nil
+}
+
+// facts is what the boot record needs to know of a device.
+func (a *appliance) facts(device string) phone.Facts {
+	p, ok := a.doc.Phone(device)
+	if !ok {
+		return phone.Facts{}
+	}
+	f := phone.Facts{Declared: true, Secure: p.Security == config.SecurityEncrypted, VPN: p.VPN != ""}
+	_, f.Certificate = a.ca.CurrentLSC(device)
+	if a.sip != nil {
+		for _, b := range a.sip.Registrar().Device(device) {
+			f.Registered = f.Registered || b.Reachable()
+		}
+	}
+	return f
+}
+
+func addresses(all ...netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range all {
+		if a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
