@@ -3,36 +3,34 @@ package e2e
 // morning is the main job's configuration: two Cisco phones with three lines, one VPN policy, and a softphone's line.
 const morning = `
 node:
-  name: pbx-a
+  name: pbx-{{.N}}
   address: {{.Address}}
   listen:
-    provision_http: {{.Address}}:{{.HTTP}}
-    provision_https: {{.Address}}:{{.HTTPS}}
-    tftp: {{.Address}}:{{.TFTP}}
-    capf: 0.0.0.0:{{.CAPF}}
-    tvs: 0.0.0.0:{{.TVS}}
-    sip_tcp: 0.0.0.0:{{.SIP}}
-    sip_udp: 127.0.0.1:{{.SIP}}
-    sip_tls: 0.0.0.0:{{.SIPS}}
-    vpn: {{.Address}}:{{.VPN}}
-    metrics: 127.0.0.1:{{.Metrics}}
+    provision_http: {{.Address}}:6970
+    provision_https: {{.Address}}:6971
+    tftp: {{.Address}}:69
+    capf: {{.Address}}:3804
+    tvs: {{.Address}}:2445
+    sip_tcp: {{.Address}}:5060
+    sip_udp: {{.Address}}:5060
+    sip_tls: {{.Address}}:5061
+    vpn: {{.Address}}:443
+    metrics: {{.Address}}:9090
   media:
-    address: 0.0.0.0
-    ports: ` + "{{.Media}}-{{.MediaLast}}" + `
+    address: {{.Address}}
   tunnel:
-    device: rf{{.HTTP}}
+    device: rf{{.N}}
 site:
   name: Example
   domain: pbx.example.com
   time_zone: Europe/Berlin
 vpn:
-  hosts: ["{{.Address}}:{{.VPN}}"]
+  hosts: ["{{.Address}}"]
   policies:
     - id: phones
-      pool: 100.64.77.0/24
+      pool: {{.Pool}}.0/24
 numbering:
   extensions: "3XX"
-  emergency: ["112"]
 users:
   - {id: ada, name: Ada, password: "` + vpnPassword + `", vpn: phones}
   - {id: ben, name: "Ben <&> Söhne"}
@@ -44,7 +42,7 @@ phones:
     vpn: phones
     keys: [{blf: "302", label: Ben}]
   - device: SEP001122AA0002
-    model: "7965"
+    model: "8841"
     password: "` + benPassword + `"
     keys: [{blf: "301", label: Ada}]
 lines:

@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"text/template"
@@ -37,12 +38,49 @@ var bins = sync.OnceValues(func() (string, error) {
 
 var tmpBins string
 
+// inNamespace marks the process that runs in the tests' own network namespace.
+const inNamespace = "RINGFENCE_E2E_NAMESPACE"
+
+// TestMain runs the tests in a network namespace of their own, where every address of 192.0.2.0/24 is local and phones' fixed
+// ports are free: nothing that is tested reaches the machine's network, and nothing there disturbs.
 func TestMain(m *testing.M) {
+	if os.Getenv(inNamespace) == "" {
+		os.Exit(enterNamespace())
+	}
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"route", "add", "local", network + ".0/24", "dev", "lo"},
+	} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "ip %s: %v\n%s", strings.Join(args, " "), err, out)
+			os.Exit(1)
+		}
+	}
 	code := m.Run()
 	if tmpBins != "" {
 		os.RemoveAll(tmpBins)
 	}
 	os.Exit(code)
+}
+
+// enterNamespace runs this program again in a new network namespace, with a user namespace around it when not root.
+func enterNamespace() int {
+	args := []string{"--net", "--kill-child"}
+	if os.Geteuid() != 0 {
+		args = append(args, "--user", "--map-root-user")
+	}
+	cmd := exec.Command("unshare", append(append(args, "--fork", "--", os.Args[0]), os.Args[1:]...)...)
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := cmd.Run()
+	if ee, ok := err.(*exec.ExitError); ok {
+		return ee.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the end-to-end tests need a network namespace (root, or user namespaces allowed):", err)
+		return 2
+	}
+	return 0
 }
 
 func bin(t testing.TB, name string) string {
@@ -54,58 +92,32 @@ func bin(t testing.TB, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// ports are the listeners of one daemon under test.
-type ports struct {
-	Address                                               string
-	HTTP, HTTPS, TFTP, CAPF, TVS, SIP, SIPS, VPN, Metrics int
-	Media, MediaLast                                      int
+// network is the documentation network (RFC 5737) that lies on the namespace's loopback.
+const network = "192.0.2"
+
+// site is what the configurations of one daemon are filled in with.
+type site struct {
+	N       int    // of the daemon
+	Address string // of the appliance
+	Pool    string // of the VPN, first three parts
 }
 
-var (
-	portMu   sync.Mutex
-	portNext = 20000 + os.Getpid()%20*500
-)
+var siteNumber atomic.Int32
 
-// freePorts hands out a block of ports below the kernel's ephemeral range in which nothing listens at the moment.
-func freePorts(t testing.TB) ports {
-	t.Helper()
-	portMu.Lock()
-	defer portMu.Unlock()
-	for range 50 {
-		base := portNext
-		portNext += 300
-		if portNext > 31500 {
-			portNext = 20000
-		}
-		if !allFree(base, 10) {
-			continue
-		}
-		return ports{"127.0.0.1", base, base + 1, base + 2, base + 3, base + 4, base + 5, base + 6, base + 7, base + 8, base + 20, base + 299}
-	}
-	t.Fatal("no block of free ports found")
-	return ports{}
+func newSite() site {
+	n := int(siteNumber.Add(1))
+	return site{N: n, Address: fmt.Sprintf("%s.%d", network, n), Pool: fmt.Sprintf("100.64.%d", n)}
 }
 
-func allFree(base, n int) bool {
-	for p := base; p < base+n; p++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
-		if err != nil {
-			return false
-		}
-		l.Close()
-		u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", p))
-		if err != nil {
-			return false
-		}
-		u.Close()
-	}
-	return true
+// phoneAddress is where a simulated phone lives: phones of one daemon have addresses of their own.
+func (s site) phoneAddress(i int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("%s.%d", network, 250-4*(s.N%30)-i))
 }
 
 // daemon is `ringfence run` as a process.
 type daemon struct {
 	t      testing.TB
-	ports  ports
+	site   site
 	config string // file
 	state  string // folder
 	cmd    *exec.Cmd
@@ -130,12 +142,12 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// newDaemon writes the configuration text (a template over ports) and starts the daemon; the test's end stops it with SIGTERM
+// newDaemon writes the configuration text (a template over site) and starts the daemon; the test's end stops it with SIGTERM
 // and fails when that is not orderly.
 func newDaemon(t testing.TB, text string, extra ...string) *daemon {
 	t.Helper()
 	dir := t.TempDir()
-	d := &daemon{t: t, ports: freePorts(t), config: filepath.Join(dir, "ringfence.yaml"), state: filepath.Join(dir, "state")}
+	d := &daemon{t: t, site: newSite(), config: filepath.Join(dir, "ringfence.yaml"), state: filepath.Join(dir, "state")}
 	d.write(text)
 	d.start(extra...)
 	t.Cleanup(func() {
@@ -157,7 +169,7 @@ func tail(s string, n int) string {
 func (d *daemon) write(text string) {
 	d.t.Helper()
 	var b bytes.Buffer
-	if err := template.Must(template.New("config").Parse(text)).Execute(&b, d.ports); err != nil {
+	if err := template.Must(template.New("config").Parse(text)).Execute(&b, d.site); err != nil {
 		d.t.Fatal(err)
 	}
 	if err := os.WriteFile(d.config, b.Bytes(), 0o600); err != nil {
