@@ -33,7 +33,7 @@ func (r *ResetReason) Unmarshal(s string) error {
 	if len(s) > 1024 || len(s) < 4 || !strings.EqualFold(s[:4], "SIP;") {
 		return fmt.Errorf("not a reset reason")
 	}
-	i := strings.Index(strings.ToLower(s), "text=")
+	i := indexFold(s, "text=")
 	if i < 0 {
 		return fmt.Errorf("not a reset reason")
 	}
@@ -62,6 +62,16 @@ func (r *ResetReason) Unmarshal(s string) error {
 		return fmt.Errorf("not a reset reason")
 	}
 	return nil
+}
+
+// indexFold finds an ASCII word without regard to case. (The index in strings.ToLower(s) is another one when s is not UTF-8.)
+func indexFold(s, word string) int {
+	for i := 0; i+len(word) <= len(s); i++ {
+		if strings.EqualFold(s[i:i+len(word)], word) {
+			return i
+		}
+	}
+	return -1
 }
 
 // TookOver tells whether the phone has come because another member failed it (sip-registration.md §7.2).

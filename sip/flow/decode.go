@@ -104,7 +104,7 @@ func digits(b []byte) (int, bool) {
 }
 
 // decode parses the one message in b and checks what every element above relies on: Via, From, To, Call-ID and CSeq are
-// there, the CSeq names the request's method, the version is 2.0.
+// there, all but Via once (two readers might take different ones), and the CSeq names the request's method.
 func decode(p *sip.Parser, b []byte) (sip.Message, error) {
 	m, err := p.ParseSIP(b)
 	if err != nil {
@@ -113,20 +113,52 @@ func decode(p *sip.Parser, b []byte) (sip.Message, error) {
 	if m.Via() == nil || m.From() == nil || m.To() == nil || m.CallID() == nil || m.CSeq() == nil {
 		return nil, errors.New("a mandatory header is missing")
 	}
+	m.CSeq().MethodName = sip.RequestMethod(strings.TrimSpace(string(m.CSeq().MethodName)))
 	switch m := m.(type) {
 	case *sip.Request:
-		if m.CSeq().MethodName != m.Method {
+		if !single(m.Headers()) {
+			return nil, errors.New("a header that may occur once occurs twice")
+		}
+		// sipgo gives methods in capitals.
+		if !strings.EqualFold(string(m.CSeq().MethodName), string(m.Method)) {
 			return nil, fmt.Errorf("CSeq is for %.20q, not %.20q", string(m.CSeq().MethodName), string(m.Method))
 		}
 		if !token(string(m.Method)) {
 			return nil, fmt.Errorf("method %.20q", string(m.Method))
 		}
 	case *sip.Response:
+		if !single(m.Headers()) {
+			return nil, errors.New("a header that may occur once occurs twice")
+		}
 		if m.StatusCode < 100 || m.StatusCode > 699 {
 			return nil, fmt.Errorf("status %d", m.StatusCode)
 		}
 	}
 	return m, nil
+}
+
+// single reports whether the headers that name a transaction occur once each.
+func single(headers []sip.Header) bool {
+	var seen [4]bool
+	for _, h := range headers {
+		i := 0
+		switch h.(type) {
+		case *sip.FromHeader:
+		case *sip.ToHeader:
+			i = 1
+		case *sip.CallIDHeader:
+			i = 2
+		case *sip.CSeqHeader:
+			i = 3
+		default:
+			continue
+		}
+		if seen[i] {
+			return false
+		}
+		seen[i] = true
+	}
+	return true
 }
 
 // token reports whether s is an RFC 3261 token.

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -21,6 +22,29 @@ type streamListener struct {
 	transport string
 	tls       *tls.Config
 	closeOnce sync.Once
+
+	// Session ticket keys. The configuration is cloned for each connection, and a clone without keys makes its own, which no
+	// other connection could use.
+	tickets  [][32]byte
+	ticketAt time.Time
+}
+
+// Ticket keys: a new one each day, a ticket is good for two to three.
+const (
+	ticketTurn = 24 * time.Hour
+	ticketKeys = 3
+)
+
+// turnTickets makes a new ticket key when the last is old. Only the accepting goroutine calls it.
+func (l *streamListener) turnTickets(now time.Time) {
+	if l.tls == nil || len(l.tickets) > 0 && now.Sub(l.ticketAt) < ticketTurn {
+		return
+	}
+	var key [32]byte
+	_, _ = rand.Read(key[:]) // never fails (crypto/rand)
+	l.tickets = append([][32]byte{key}, l.tickets[:min(len(l.tickets), ticketKeys-1)]...)
+	l.ticketAt = now
+	l.tls.SetSessionTicketKeys(l.tickets)
 }
 
 func (m *Manager) bindStream(l Listen) error {
@@ -99,6 +123,7 @@ func (l *streamListener) accept(ctx context.Context) {
 			continue
 		}
 		pause = 0
+		l.turnTickets(time.Now())
 		from := addrPort(conn.RemoteAddr()).Addr()
 		if !l.m.reserve(from) {
 			conn.Close()

@@ -15,6 +15,7 @@ import (
 	"github.com/emiago/sipgo/sip"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // packetListener is a UDP socket. Its peers are pseudo-flows, keyed by their address: a phone on UDP is whoever sends from
@@ -38,6 +39,7 @@ func (m *Manager) bindPacket(l Listen) error {
 	if err != nil {
 		return err
 	}
+	setReceiveBuffer(conn, 4<<20)
 	p := &packetListener{m: m, conn: conn, local: addrPort(conn.LocalAddr()), v6: !l.Addr.Addr().Is4(), peers: make(map[netip.AddrPort]*packet)}
 	// On an unspecified address the kernel tells with each datagram which of ours it was sent to; the answer leaves from it.
 	if l.Addr.Addr().IsUnspecified() {
@@ -53,6 +55,19 @@ func (m *Manager) bindPacket(l Listen) error {
 	}
 	m.packets = append(m.packets, p)
 	return nil
+}
+
+// setReceiveBuffer makes room for the REGISTERs of many phones at once, as much as the kernel allows us.
+func setReceiveBuffer(conn *net.UDPConn, n int) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, n)
+		}
+	})
 }
 
 func (p *packetListener) ended(err error) {
