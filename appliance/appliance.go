@@ -22,6 +22,7 @@ import (
 	"ringfence/media"
 	"ringfence/pki"
 	"ringfence/sip"
+	"ringfence/sip/call"
 
 	"ringfence/vpn"
 )
@@ -86,7 +87,7 @@ type appliance struct {
 	files     *provision.Files
 	media     *media.Engine
 	sip       *sip.Server
-	calls     *noCalls
+	calls     *call.Manager
 	gateway   holder[vpn.Gateway]
 	noVPN     string // why there is no VPN though it is declared
 
@@ -171,12 +172,12 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		return err
 	}
 	a.after("media", func() error { a.media.Stop(); return nil })
-	if err := a.setupSIP(doc); err != nil {
+	if err := a.setupSIP(); err != nil {
 		return err
 	}
 
 	a.supervisor = supervise.New(a.log)
-	a.addServices(doc, note)
+	a.addServices(note)
 
 	metrics := a.metrics()
 	return a.addAdmin(admin.Options{

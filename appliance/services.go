@@ -53,7 +53,7 @@ func server[T runner](name string, listen config.Endpoint, make func(address str
 }
 
 // addServices names every service in the order in which a phone needs them.
-func (a *appliance) addServices(doc func() *config.Document, note func(device, step, text string, failed bool)) {
+func (a *appliance) addServices(note func(device, step, text string, failed bool)) {
 	l := a.doc.Node.Listen
 	if !l.TVS.Off() {
 		a.supervisor.Add(server("tvs", l.TVS, func(address string) (*tvs.Server, error) {
@@ -177,7 +177,7 @@ func telephony(n config.Node) []vpn.Rule {
 // Linux takes ephemeral ports from here unless told otherwise (net.ipv4.ip_local_port_range).
 const ephemeralFirst, ephemeralLast = 32768, 60999
 
-func (a *appliance) setupSIP(doc func() *config.Document) error {
+func (a *appliance) setupSIP() error {
 	l := a.doc.Node.Listen
 	var listen []flow.Listen
 	for _, x := range []struct {
@@ -203,7 +203,7 @@ func (a *appliance) setupSIP(doc func() *config.Document) error {
 		return listenFault("sip", l.SIPTCP, err)
 	}
 	a.after("sip", func() error { a.sip.Stop(); return nil })
-	return a.setupCalls(doc)
+	return a.setupCalls()
 }
 
 func (a *appliance) addAdmin(o admin.Options) error {

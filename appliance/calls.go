@@ -1,0 +1,67 @@
+package appliance
+
+import (
+	"ringfence/appliance/admin"
+	"ringfence/config"
+	"ringfence/media"
+	"ringfence/sip/call"
+	"ringfence/sip/feature/transfer"
+	"ringfence/sip/plan"
+)
+
+// setupCalls puts the back-to-back user agent behind the SIP server.
+func (a *appliance) setupCalls() error {
+	compiled := plan.Compile(a.doc)
+	policy := call.PreferSRTP
+	switch a.doc.SIP.SRTP {
+	case config.SRTPRequire:
+		policy = call.RequireSRTP
+	case config.SRTPNever:
+		policy = call.NeverSRTP
+	}
+	var err error
+	a.calls, err = call.New(call.Options{
+		Log: a.log, Transactions: a.sip.Transactions(), Bindings: a.sip.Registrar(), State: a.sip.State(), Media: a.media,
+		Plan: func() *plan.Plan { return compiled }, Address: a.doc.Node.Address, SRTP: policy,
+		SessionExpires: a.doc.SIP.SessionExpires.D(), Refer: transfer.Handle, Note: a.recorder.Note,
+	})
+	if err != nil {
+		return err
+	}
+	a.after("calls", func() error { a.calls.Stop(); return nil })
+	a.sip.SetCalls(a.calls)
+	return nil
+}
+
+func (a *appliance) callInfos() []admin.CallInfo {
+	var out []admin.CallInfo
+	for _, c := range a.calls.Snapshot() {
+		info := admin.CallInfo{ID: c.ID, To: c.Dialled, State: c.State, Started: c.Started, Answered: c.Answered}
+		for _, l := range c.Legs {
+			if l.Incoming && info.From == "" {
+				info.From, info.FromName = l.Line, l.Name
+			}
+			if !l.Incoming && l.Line == c.Dialled {
+				info.ToName = l.Name
+			}
+			info.Legs = append(info.Legs, legInfo(l))
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+func legInfo(l call.LegInfo) admin.LegInfo {
+	info := admin.LegInfo{Line: l.Line, Device: l.Device, Direction: "out", State: l.State, Codec: l.Codec, Encrypted: l.Secure, Packets: packets(l.Media)}
+	if l.Incoming {
+		info.Direction = "in"
+	}
+	if l.Held {
+		info.State = "held"
+	}
+	return info
+}
+
+func packets(s media.Stats) admin.Flow {
+	return admin.Flow{In: s.Rx.Packets, Out: s.Tx.Packets, Lost: uint64(max(s.Rx.Lost, 0))}
+}
