@@ -22,7 +22,6 @@ import (
 // Bounds of an HTTP connection. 200 phones that boot together after a power cut fit, also behind one address.
 const (
 	httpHeaderBytes = 8 << 10
-	httpHeaderTime  = 10 * time.Second
 	httpIdleTime    = 15 * time.Second
 	httpPiece       = 64 << 10         // of a body
 	httpPieceTime   = 20 * time.Second // to take one
@@ -33,7 +32,9 @@ type HTTPOptions struct {
 	Files   *Files
 	Address string // host:port
 	Limits  netlimit.Limits
-	Log     *slog.Logger // may be nil
+	// HeaderTime is how long a request may take to arrive, and a TLS handshake to end; 10 s when 0.
+	HeaderTime time.Duration
+	Log        *slog.Logger // may be nil
 
 	// Certificate makes this the HTTPS server of port 6971: an EC certificate with role TFTP. Nil is plain HTTP.
 	Certificate func() (*tls.Certificate, error)
@@ -63,6 +64,9 @@ func NewHTTP(o HTTPOptions) (*HTTPServer, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.HeaderTime <= 0 {
+		o.HeaderTime = 10 * time.Second
 	}
 	if o.Limits.Total == 0 {
 		o.Limits.Total = 2048
@@ -165,8 +169,8 @@ func (s *HTTPServer) server() *http.Server {
 	return &http.Server{
 		Handler:                      http.HandlerFunc(s.serve),
 		Protocols:                    protocols,
-		ReadHeaderTimeout:            httpHeaderTime,
-		ReadTimeout:                  2 * httpHeaderTime, // of a request with the body that none should have
+		ReadHeaderTimeout:            s.o.HeaderTime,
+		ReadTimeout:                  2 * s.o.HeaderTime, // of a request with the body that none should have
 		IdleTimeout:                  httpIdleTime,
 		MaxHeaderBytes:               httpHeaderBytes,
 		DisableGeneralOptionsHandler: true,

@@ -22,7 +22,11 @@ func listenTFTP(address string) (*tftpConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	udp, err := net.ListenUDP("udp", addr)
+	network := "udp"
+	if addr.IP.To4() != nil {
+		network = "udp4" // "udp" would make a socket of both kinds of 0.0.0.0
+	}
+	udp, err := net.ListenUDP(network, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -31,8 +35,7 @@ func listenTFTP(address string) (*tftpConn, error) {
 	if !local.IsUnspecified() {
 		c.bound = local
 	}
-	// A socket on 0.0.0.0 speaks IPv4 alone, one on :: both.
-	if local.Is4() && addr.IP.To4() != nil {
+	if network == "udp4" {
 		c.v4 = ipv4.NewPacketConn(udp)
 		err = c.v4.SetControlMessage(ipv4.FlagDst, true)
 	} else {
@@ -83,7 +86,12 @@ func (c *tftpConn) write(b []byte, local netip.Addr, peer netip.AddrPort) {
 		_, _ = c.v4.WriteTo(b, &ipv4.ControlMessage{Src: local.AsSlice()}, to)
 	case c.v6 != nil && local.Is6() && !local.Is4In6():
 		_, _ = c.v6.WriteTo(b, &ipv6.ControlMessage{Src: local.AsSlice()}, to)
-	default:
-		_, _ = c.udp.WriteToUDPAddrPort(b, peer)
+	default: // IPv4 on a socket of both kinds: no control message says its source
+		out, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)))
+		if err != nil {
+			return
+		}
+		defer out.Close()
+		_, _ = out.WriteToUDPAddrPort(b, peer)
 	}
 }
