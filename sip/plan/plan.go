@@ -43,6 +43,14 @@ type Line struct {
 // May tells whether the line has a right.
 func (l *Line) May(right string) bool { return l.rights[right] }
 
+// device is whose do-not-disturb counts: a line without a phone is its own device.
+func (l *Line) device() string {
+	if l.Device != "" {
+		return l.Device
+	}
+	return l.Number
+}
+
 // Cause is why ringing a line came to nothing.
 type Cause uint8
 

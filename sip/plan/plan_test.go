@@ -189,6 +189,20 @@ func TestNext(t *testing.T) {
 	}
 }
 
+func TestDeflect(t *testing.T) {
+	p := Compile(site(on("302", func(l *config.Line) { l.OnBusy = "extension:301" })))
+	first := p.Route(Query{"301", "302"}, moment{})
+	if d := p.Deflect(first, "303", moment{}); d.Kind != Ring || d.Line.Number != "303" || diversions(d) != "302 deflection" {
+		t.Errorf("%+v", d)
+	}
+	if d := p.Deflect(first, "9011495550100", moment{}); d.Kind != Ring || d.Line.Number != "301" || diversions(d) != "302 user-busy" {
+		t.Errorf("to a forbidden number: %+v", d)
+	}
+	if d := p.Deflect(Decision{}, "303", moment{}); d.Kind != Reject || d.Code != 480 {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestRedirectionsAreLimited(t *testing.T) {
 	forward := map[string]string{}
 	p := Compile(site(func(d *config.Document) {

@@ -35,6 +35,7 @@ const (
 	ReasonDND     = "do-not-disturb"
 	NotAnswered   = "no-answer"
 	Unavailable   = "unavailable"
+	Deflection    = "deflection"
 )
 
 var reasonOf = [causes]string{Busy: UserBusy, NoAnswer: NotAnswered, Unreachable: Unavailable}
@@ -146,14 +147,14 @@ func (p *Plan) toLine(d *Decision, l *Line, s State) {
 	d.visited = append(d.visited, l.Number)
 	if target := s.Forward(l.Number); target != "" {
 		d.step("forward all", "%s forwards to %s", l.Number, target)
-		if p.forward(d, l, target, s) {
+		if p.forward(d, l, target, Unconditional, s) {
 			return
 		}
 		p.rule(d, l, Busy, UserBusy, s)
 		return
 	}
-	if l.Device != "" && s.Rejects(l.Device) {
-		d.step("do not disturb", "%s refuses calls", l.Device)
+	if device := l.device(); s.Rejects(device) {
+		d.step("do not disturb", "%s refuses calls", device)
 		p.rule(d, l, Busy, ReasonDND, s)
 		return
 	}
@@ -173,17 +174,17 @@ func (p *Plan) toLine(d *Decision, l *Line, s State) {
 
 // forward sends the call on to a number, with the rights of the line that forwards. It reports false if the number cannot be
 // called, so that another rule may take the call.
-func (p *Plan) forward(d *Decision, l *Line, target string, s State) bool {
+func (p *Plan) forward(d *Decision, l *Line, target, reason string, s State) bool {
 	if len(d.Diversions) >= MaxRedirections {
 		d.step("limit", "the call was sent on %d times", len(d.Diversions))
 		return false
 	}
 	// The target alone first: may it be called at all?
 	if code, why := p.Callable(l.Number, target); code != 0 {
-		d.step("forward all", "%s", why)
+		d.step("forward", "%s", why)
 		return false
 	}
-	p.divert(d, l, Unconditional)
+	p.divert(d, l, reason)
 	p.toNumber(d, l, Normalize(target), s)
 	return true
 }
@@ -228,6 +229,22 @@ func (p *Plan) Next(d Decision, c Cause, s State) Decision {
 	l := d.Line
 	d.step(c.String(), "%s was rung in vain", l.Number)
 	p.rule(&d, l, c, reasonOf[c], s)
+	return d
+}
+
+// Deflect decides what becomes of a call that the phone of d.Line sent on by itself ("sip-calls" §22.2: a 302). A target that
+// the line may not call counts as busy.
+func (p *Plan) Deflect(d Decision, target string, s State) Decision {
+	d.Steps, d.Diversions, d.visited = slices.Clone(d.Steps), slices.Clone(d.Diversions), slices.Clone(d.visited)
+	if d.Kind != Ring || d.Line == nil {
+		d.reject(480, "deflection", "no line was rung")
+		return d
+	}
+	l := d.Line
+	d.step("deflection", "the phone of %s sends the call to %s", l.Number, target)
+	if !p.forward(&d, l, target, Deflection, s) {
+		p.rule(&d, l, Busy, UserBusy, s)
+	}
 	return d
 }
 

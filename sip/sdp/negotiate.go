@@ -92,6 +92,9 @@ func (n *Negotiation) Agreed() (Agreed, bool) { return n.agreed, n.valid }
 // Remote is the last description of the peer, or nil.
 func (n *Negotiation) Remote() *Session { return n.remote }
 
+// Sent is the description sent last, or nil.
+func (n *Negotiation) Sent() *Session { return n.sent }
+
 // Pending tells whether an offer of ours waits for its answer.
 func (n *Negotiation) Pending() bool { return n.offered != nil }
 
@@ -184,10 +187,18 @@ func sameFormat(a, b Format) bool {
 	return ok && ok2 && ca == cb
 }
 
+// Preview takes an answer that is not binding yet, in a provisional response: the offer goes on waiting for the real one.
+func (n *Negotiation) Preview(answer *Session) (Agreed, error) { return n.take(answer) }
+
 // Accept takes the answer to the offer that waits. On an error nothing is changed but that the offer is gone.
 func (n *Negotiation) Accept(answer *Session) (Agreed, error) {
-	offered, l := n.offered, n.offer
+	a, err := n.take(answer)
 	n.offered = nil
+	return a, err
+}
+
+func (n *Negotiation) take(answer *Session) (Agreed, error) {
+	offered, l := n.offered, n.offer
 	if offered == nil {
 		return Agreed{}, ErrState
 	}

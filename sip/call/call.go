@@ -1,0 +1,485 @@
+package call
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/emiago/sipgo/sip"
+
+	"ringfence/media"
+	"ringfence/sip/plan"
+	"ringfence/sip/sdp"
+)
+
+// Call is a call of two parties: one that called, or was transferred to where it is, and one that is rung or has answered.
+//
+//	calling --plan--> ringing --answer--> talking --hang up--> ending
+//	   |                 |--rule of the line--^ (rings elsewhere)  ^
+//	   |--refusal--------|-----------------------------------------|
+//	talking --transfer--> ringing, with a caller that was answered already
+type Call struct {
+	*owner
+	m    *Manager
+	plan *plan.Plan
+
+	from    string // line whose rights count
+	dialled string
+	started time.Time
+
+	caller   *Leg   // nil once gone
+	callee   *Leg   // who answered
+	branches []*Leg // who ring
+	leaving  *Leg   // has transferred the call and is about to hang up
+	lent     *Leg   // under way to another call
+	decision plan.Decision
+	failures []failure
+	talking  time.Time
+	attempts int // to find a codec both can
+	past     []LegInfo
+}
+
+// begin is the first event of a call.
+func (c *Call) begin(req *sip.Request) {
+	l := c.caller
+	if !l.waiting() {
+		return // cancelled before we looked
+	}
+	use := c.m.useLine(l.Line.Number)
+	use.join(l)
+	if n := (moment{c.m}).Calls(l.Line.Number); l.Line.MaxCalls > 0 && n > l.Line.MaxCalls {
+		c.log.Info("too many calls of the line", "line", l.Line.Number)
+		l.reject(480)
+		return
+	}
+	l.report()
+	if len(req.Body()) > 0 {
+		offer, err := sdp.Parse(req.Body())
+		if err != nil || len(sdp.Common(c.m.opt.Codecs, offer.AudioCodecs())) == 0 {
+			c.log.Info("offer cannot be used", "line", l.Line.Number, "err", err)
+			c.note(l, "call refused: no codec in common", true)
+			l.reject(488)
+			return
+		}
+		l.offer = offer
+	}
+	d := c.plan.Route(plan.Query{From: c.from, Dialled: c.dialled}, moment{c.m})
+	c.apply(d)
+}
+
+func (c *Call) note(l *Leg, text string, failed bool) {
+	if c.m.opt.Note != nil && l.Device != "" {
+		c.m.opt.Note(l.Device, "call", text, failed)
+	}
+}
+
+// apply does what the plan has decided.
+func (c *Call) apply(d plan.Decision) {
+	redirected := len(d.Diversions) > len(c.decision.Diversions)
+	c.decision, c.failures = d, nil
+	switch d.Kind {
+	case plan.Ring:
+		if redirected && c.caller != nil && c.caller.waiting() {
+			c.caller.peer = identityOf(d.Line)
+			c.caller.ring(181, diversionHeader(d.Diversions[0], c.caller.host(), c.caller.Cisco))
+		}
+		c.ring(d.Line)
+	case plan.Service:
+		c.service(d.Service)
+	default:
+		last := d.Steps[len(d.Steps)-1]
+		c.log.Info("call refused", "line", c.from, "dialled", c.dialled, "code", d.Code, "rule", last.Rule, "why", last.Text)
+		c.refuse(d.Code)
+	}
+}
+
+// refuse ends the call with a code, or, for a caller that was answered already, with BYE.
+func (c *Call) refuse(code int) {
+	if c.caller == nil {
+		return
+	}
+	if c.caller.waiting() {
+		c.caller.reject(code)
+		return
+	}
+	c.caller.Hangup()
+}
+
+// ring asks the phones of a line.
+func (c *Call) ring(line *plan.Line) {
+	if c.m.opt.SRTP == RequireSRTP && !c.caller.current().Secure() {
+		c.log.Info("call refused: encryption is required", "line", c.caller.Line.Number)
+		c.refuse(488)
+		return
+	}
+	use := c.m.useLine(line.Number)
+	use.legs++ // held by this function, so that a phone that fails at once does not end it
+	codecs, ptime := c.codecs()
+	for _, b := range c.m.opt.Bindings.Lookup(line.Number) {
+		if !b.Reachable() {
+			continue
+		}
+		if c.m.opt.SRTP == RequireSRTP && !b.Secure {
+			c.failures = append(c.failures, failure{cause: plan.Unreachable, code: 488})
+			continue
+		}
+		l := c.m.newOutgoing(b, line)
+		l.peer = c.caller.identity()
+		l.security = min(c.caller.level(), l.level())
+		use.join(l)
+		c.adopt(l)
+		err := l.start(inviteSpec{binding: b, codecs: codecs, ptime: ptime, diversions: c.decision.Diversions})
+		if err != nil {
+			c.log.Info("phone cannot be called", "phone", b.Device, "err", err)
+			c.drop(l)
+			continue
+		}
+		c.branches = append(c.branches, l)
+		l.after(&l.ringLimit, line.Ring, func() { c.noAnswer(line) })
+	}
+	if use.legs--; use.legs == 0 {
+		c.m.freeLine(line.Number)
+	}
+	if len(c.branches) == 0 {
+		if len(c.failures) == 0 {
+			c.failures = append(c.failures, failure{cause: plan.Unreachable})
+		}
+		c.next()
+	}
+}
+
+// drop gives back a leg that never got as far as a message.
+func (c *Call) drop(l *Leg) {
+	delete(c.legs, l)
+	l.h = frozen{}
+	if l.d == nil {
+		l.use.release(l)
+		l.closeMedia()
+		return
+	}
+	l.finish()
+}
+
+// codecs are those that a callee is offered: what the caller can, in our order, or for a caller that talks already the codec it
+// uses first.
+func (c *Call) codecs() ([]sdp.Codec, int) {
+	l := c.caller
+	if a, ok := l.neg.Agreed(); ok && l.talking() {
+		list := []sdp.Codec{a.Codec}
+		for _, x := range sdp.Common(c.m.opt.Codecs, l.neg.Remote().AudioCodecs()) {
+			if x != a.Codec {
+				list = append(list, x)
+			}
+		}
+		return list, a.PTime
+	}
+	if l.offer == nil {
+		return c.m.opt.Codecs, 0
+	}
+	return sdp.Common(c.m.opt.Codecs, l.offer.AudioCodecs()), l.offer.Audio().PTime
+}
+
+// withdrawAll ends the branches that still ring.
+func (c *Call) withdrawAll(headers ...sip.Header) {
+	branches := c.branches
+	c.branches = nil
+	for _, l := range branches {
+		l.ringLimit.stop()
+		l.withdraw(headers...)
+	}
+}
+
+func (c *Call) noAnswer(line *plan.Line) {
+	if len(c.branches) == 0 {
+		return
+	}
+	c.log.Info("no answer", "line", line.Number, "took", line.Ring)
+	c.withdrawAll()
+	c.failures = []failure{{cause: plan.NoAnswer}}
+	c.next()
+}
+
+// next asks the plan what to do after a line was rung in vain. Busy beats all other causes, since a person has said so.
+func (c *Call) next() {
+	if c.caller == nil {
+		return
+	}
+	f := c.failures[0]
+	for _, g := range c.failures[1:] {
+		if g.cause < f.cause {
+			f = g
+		}
+	}
+	if f.code == 488 {
+		c.note(c.caller, "call refused: no codec in common with "+c.decision.Line.Number, true)
+		c.refuse(488)
+		return
+	}
+	if f.target != "" {
+		c.apply(c.plan.Deflect(c.decision, f.target, moment{c.m}))
+		return
+	}
+	c.apply(c.plan.Next(c.decision, f.cause, moment{c.m}))
+}
+
+// ringing: a phone was reached.
+func (c *Call) ringing(l *Leg, code int) {
+	if c.caller == nil || !slices.Contains(c.branches, l) {
+		return
+	}
+	security := min(c.caller.level(), l.level())
+	if !c.caller.waiting() {
+		c.caller.Show(l.identity(), security)
+		return
+	}
+	c.caller.peer, c.caller.security = l.identity(), security
+	if a, ok := l.neg.Agreed(); ok && len(c.branches) == 1 && c.caller.preview(a.Codec, a.PTime) {
+		c.bridge(c.caller, l)
+		return
+	}
+	if c.caller.early || c.caller.state == ringing && c.caller.rang && c.caller.display() == c.caller.shown {
+		return
+	}
+	c.caller.rang = true
+	c.caller.ring(180)
+}
+
+func (c *Call) bridge(a, b *Leg) {
+	if a.media == nil || b.media == nil {
+		return
+	}
+	if err := media.Bridge(a.media, b.media); err != nil {
+		c.log.Error("bridge", "err", err)
+	}
+}
+
+// answered: the first phone to answer has the call.
+func (c *Call) answered(l *Leg) {
+	i := slices.Index(c.branches, l)
+	if i < 0 || c.caller == nil {
+		l.Hangup()
+		return
+	}
+	l.ringLimit.stop()
+	c.branches = slices.Delete(c.branches, i, i+1)
+	c.withdrawAll(elsewhere())
+	c.callee = l
+	a, _ := l.neg.Agreed()
+	if !c.caller.waiting() {
+		c.talking = time.Now()
+		c.join()
+		return
+	}
+	body, err := c.caller.prepare(a.Codec, a.PTime)
+	if err != nil {
+		c.log.Info("caller's offer cannot be used", "line", c.caller.Line.Number, "err", err)
+		c.note(c.caller, "call refused: "+err.Error(), true)
+		c.callee = nil
+		l.Hangup()
+		c.refuse(488)
+		return
+	}
+	c.talking = time.Now()
+	c.caller.peer, c.caller.security = l.identity(), min(c.caller.level(), l.level())
+	c.caller.accept(body)
+	c.bridge(c.caller, l)
+	l.Show(l.peer, c.caller.security)
+	c.log.Info("call answered", "line", l.Line.Number, "phone", l.Device, "took", time.Since(c.started))
+}
+
+// join connects two parties that both talk: audio, display, and if need be a codec that both can.
+func (c *Call) join() {
+	a, b := c.caller, c.callee
+	if a == nil || b == nil {
+		return
+	}
+	c.bridge(a, b)
+	security := min(a.level(), b.level())
+	a.Show(b.identity(), security)
+	b.Show(a.identity(), security)
+	c.reconcile(a, b)
+}
+
+// reconcile asks one party for the codec of the other, where they differ. b is asked first.
+func (c *Call) reconcile(a, b *Leg) {
+	x, ok1 := a.neg.Agreed()
+	y, ok2 := b.neg.Agreed()
+	if !ok1 || !ok2 || x.Codec == y.Codec || slices.Contains(y.Codecs, x.Codec) && slices.Contains(x.Codecs, y.Codec) {
+		c.attempts = 0
+		return
+	}
+	c.attempts++
+	ask := func(l *Leg, codec sdp.Codec) bool {
+		r := l.neg.Remote()
+		if r == nil || !slices.Contains(r.AudioCodecs(), codec) && len(r.AudioCodecs()) > 1 {
+			return false
+		}
+		l.Reoffer([]sdp.Codec{codec})
+		return true
+	}
+	switch c.attempts {
+	case 1:
+		if ask(b, x.Codec) || ask(a, y.Codec) {
+			return
+		}
+	case 2:
+		if ask(a, y.Codec) {
+			return
+		}
+	case 3:
+		// Every phone can G.711 ("sip-calls" §27.3).
+		a.Reoffer([]sdp.Codec{sdp.PCMU})
+		b.Reoffer([]sdp.Codec{sdp.PCMU})
+		return
+	}
+	if c.attempts > 5 {
+		c.log.Info("parties have no codec in common", "line", a.Line.Number)
+	}
+}
+
+// failed: a phone refused, or could not be reached.
+func (c *Call) failed(l *Leg, f failure) {
+	i := slices.Index(c.branches, l)
+	if i < 0 {
+		return
+	}
+	l.ringLimit.stop()
+	c.branches = slices.Delete(c.branches, i, i+1)
+	c.failures = append(c.failures, f)
+	if len(c.branches) == 0 {
+		c.next()
+	}
+}
+
+// canceled: the caller has given up. The phones show a missed call.
+func (c *Call) canceled(l *Leg) {
+	if l == c.caller {
+		c.caller = nil
+		c.withdrawAll()
+	}
+}
+
+// ended: a party hung up or is lost; so does the other.
+func (c *Call) ended(l *Leg) {
+	switch l {
+	case c.caller:
+		c.caller = nil
+		c.withdrawAll()
+		if c.callee != nil {
+			c.callee.Hangup()
+			c.callee = nil
+		}
+	case c.callee:
+		c.callee = nil
+		if c.caller != nil {
+			c.caller.Hangup()
+			c.caller = nil
+		}
+	}
+}
+
+// agreed: the description of a party has changed.
+func (c *Call) agreed(l *Leg) {
+	other := c.other(l)
+	if other == nil {
+		return
+	}
+	security := min(l.level(), other.level())
+	l.Show(l.peer, security)
+	other.Show(other.peer, security)
+	c.reconcile(l, other)
+}
+
+func (c *Call) held(*Leg) {}
+
+func (c *Call) refer(l *Leg, r *Referral) {
+	if c.m.opt.Refer == nil {
+		r.Refuse(603)
+		return
+	}
+	c.m.opt.Refer(c, l, r)
+}
+
+// down: nothing is left of a leg.
+func (c *Call) down(l *Leg) {
+	if len(c.past) < maxPast {
+		c.past = append(c.past, l.describe())
+	}
+	switch l {
+	case c.caller:
+		c.caller = nil
+	case c.callee:
+		c.callee = nil
+	case c.leaving:
+		c.leaving = nil
+	}
+	if len(c.legs) == 0 && c.waiting == 0 {
+		c.log.Info("call ended", "line", c.from, "dialled", c.dialled, "took", time.Since(c.started), "why", l.why)
+		if c.m.opt.Ended != nil {
+			c.m.opt.Ended(c.info())
+		}
+	}
+}
+
+const maxPast = 32
+
+// stop ends everything at once.
+func (c *Call) stop() {
+	c.caller, c.callee, c.branches = nil, nil, nil
+}
+
+// other is the party that l talks with, or nil.
+func (c *Call) other(l *Leg) *Leg {
+	switch l {
+	case c.caller:
+		return c.callee
+	case c.callee:
+		return c.caller
+	}
+	return nil
+}
+
+func (c *Call) info() Info {
+	i := Info{ID: c.id, Dialled: c.dialled, Started: c.started, Answered: c.talking, Legs: slices.Clone(c.past)}
+	for l := range c.legs {
+		i.Legs = append(i.Legs, l.describe())
+	}
+	slices.SortFunc(i.Legs, func(a, b LegInfo) int {
+		if n := len(a.ID) - len(b.ID); n != 0 {
+			return n
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	switch {
+	case c.caller == nil:
+		i.State = "ending"
+	case c.callee != nil:
+		i.State = "talking"
+	case len(c.branches) > 0:
+		i.State = "ringing"
+	default:
+		i.State = "calling"
+	}
+	if c.lent != nil {
+		i.State = "transferring"
+	}
+	return i
+}
+
+func (l *Leg) describe() LegInfo {
+	i := LegInfo{
+		ID: l.ID, Line: l.Line.Number, Name: l.Line.Name, Device: l.Device, Incoming: l.Incoming, State: l.state.String(), Held: l.isHeld,
+		End: l.why, RxStat: l.rxStat, TxStat: l.txStat, HasStats: l.hasStats, session: l.media,
+	}
+	i.Shows = l.peer.Name
+	if i.Shows == "" {
+		i.Shows = l.peer.Number
+	}
+	if a, ok := l.neg.Agreed(); ok {
+		i.Codec, i.Secure = a.Codec.String(), a.Secure
+	}
+	if l.state == down && l.media != nil {
+		i.Media = l.media.Stats()
+	}
+	return i
+}

@@ -1,0 +1,560 @@
+package call
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/emiago/sipgo/sip"
+
+	"ringfence/media"
+	"ringfence/sip/cisco"
+	"ringfence/sip/dialog"
+	"ringfence/sip/flow"
+	"ringfence/sip/sdp"
+	"ringfence/sip/transaction"
+)
+
+// session is what a leg keeps while it is up. At most one INVITE or UPDATE of ours is under way; what else is wanted waits, and
+// of several updates of the display only the last is sent ("sip-calls" §24.2).
+type session struct {
+	acking  *transaction.Server // INVITE of the phone whose 200 waits for its ACK
+	op      *operation          // ours under way
+	reoffer []sdp.Codec         // wanted: an offer of these
+	refresh bool                // wanted: proof of life for the session timer or the probe
+	offered bool                // an answer of ours waits in the ACK of the phone
+	bye     bool                // hang up as soon as the ACK is there
+	retry   timer
+	probe   timer
+	expiry  timer
+	spoke   time.Time // last message of the phone in this dialog
+
+	interval time.Duration // RFC 4028, 0 is off
+	weAsk    bool          // we refresh
+	glares   int
+}
+
+func (s *session) stop() {
+	s.retry.stop()
+	s.probe.stop()
+	s.expiry.stop()
+}
+
+// operation is an INVITE or UPDATE of ours within the dialog.
+type operation struct {
+	method  sip.RequestMethod
+	seq     uint32
+	client  *transaction.Client
+	reoffer bool
+	shows   string
+}
+
+// Times of a leg that is up.
+const (
+	updateRetry = 2 * time.Second // after 491 to an UPDATE ("sip-calls" §24.2)
+	maxGlares   = 5
+)
+
+// request takes a request of the phone within the dialog.
+func (l *Leg) request(tx *transaction.Server) {
+	req := tx.Request()
+	if l.state == down {
+		tx.Answer(481)
+		return
+	}
+	// A callee that answered, while the answer was lost, speaks with a tag that is new to us.
+	if !l.Incoming && l.d.Remote.Tag == "" {
+		l.d.Remote.Tag, _ = req.From().Params.Get("tag")
+		l.noteTag()
+	}
+	if err := l.d.Receive(req); err != nil {
+		if errors.Is(err, dialog.ErrOrder) {
+			tx.Answer(500)
+		} else {
+			tx.Answer(481)
+		}
+		return
+	}
+	l.spoke = time.Now()
+	l.adoptFlow(tx.Flow())
+	switch req.Method {
+	case sip.BYE:
+		l.byed(tx)
+	case sip.INVITE:
+		l.reinvited(tx)
+	case sip.UPDATE:
+		l.updated(tx)
+	case sip.REFER:
+		l.referred(tx)
+	case sip.OPTIONS, sip.NOTIFY:
+		l.respond(tx, 200)
+	case sip.INFO:
+		l.informed(tx)
+	case sip.PRACK:
+		tx.Answer(481) // nothing of ours was sent reliably
+	case sip.SUBSCRIBE:
+		tx.Answer(489)
+	default:
+		tx.Answer(405, sip.NewHeader("Allow", methods))
+	}
+}
+
+// adoptFlow goes on over the connection that the phone uses now.
+func (l *Leg) adoptFlow(f flow.Flow) {
+	if l.current().ID() != f.ID() {
+		l.setFlow(f)
+	}
+}
+
+func (l *Leg) respond(tx *transaction.Server, code int, headers ...sip.Header) {
+	res := tx.Response(code, "")
+	l.dress(res)
+	for _, h := range headers {
+		res.AppendHeader(h)
+	}
+	_ = tx.Respond(res)
+}
+
+// informed answers an INFO: nothing in it is acted upon yet but that a request for a key frame is no fault.
+func (l *Leg) informed(tx *transaction.Server) {
+	switch ct := transaction.Header(tx.Request(), "Content-Type", "c"); ct {
+	case "", "application/media_control+xml":
+		l.respond(tx, 200)
+	default:
+		tx.Answer(415, sip.NewHeader("Accept", "application/media_control+xml"))
+	}
+}
+
+// byed: the phone hung up. A BYE that crosses ours is answered like any.
+func (l *Leg) byed(tx *transaction.Server) {
+	l.readStats(tx.Request())
+	l.respond(tx, 200)
+	if l.state == ending {
+		return // our own BYE ends the leg
+	}
+	l.why = "hung up"
+	h := l.h
+	if l.client != nil && l.state < up {
+		// A callee that was answered in its own view.
+		l.withdraw()
+		h.failed(l, failure{})
+		return
+	}
+	l.state = ending
+	l.closeMedia()
+	h.ended(l)
+	l.finish()
+}
+
+// readStats keeps what the phone says about the audio ("sip-calls" §31).
+func (l *Leg) readStats(m sip.Message) {
+	if v := transaction.Header(m, "RTP-RxStat"); v != "" {
+		l.rxStat.Unmarshal(v)
+		l.hasStats = true
+	}
+	if v := transaction.Header(m, "RTP-TxStat"); v != "" {
+		l.txStat.Unmarshal(v)
+		l.hasStats = true
+	}
+}
+
+// reinvited takes an INVITE within the dialog: hold, resume, other media, or a refresh.
+func (l *Leg) reinvited(tx *transaction.Server) {
+	switch {
+	case !l.talking():
+		// RFC 3261 §14.2 for one that is early; an ending one has nothing left to agree on.
+		tx.Answer(491)
+		return
+	case l.op != nil && (l.op.method == sip.INVITE || l.op.reoffer):
+		tx.Answer(491)
+		return
+	case l.acking != nil && l.acking.Request().CSeq().SeqNo != tx.Request().CSeq().SeqNo && l.neg.Pending():
+		tx.Answer(500, sip.NewHeader("Retry-After", strconv.Itoa(rand.IntN(10))))
+		return
+	}
+	l.readStats(tx.Request())
+	wasHeld := l.isHeld
+	body, err := l.negotiate(tx.Request())
+	if err != nil {
+		l.log.Info("offer refused", "phone", l.Device, "err", err)
+		tx.Answer(488) // what was agreed before stays in force ("sip-calls" §3)
+		return
+	}
+	res := tx.Response(200, "")
+	l.dress(res)
+	l.timersAccept(tx.Request(), res)
+	transaction.SetBody(res, typeSDP, body)
+	l.acking = tx
+	tx.OnEnd(func(err error) {
+		if err != nil {
+			l.post(func() { l.inviteLost(tx) })
+		}
+	})
+	_ = tx.Respond(res)
+	l.afterOffer(wasHeld)
+}
+
+func (l *Leg) updated(tx *transaction.Server) {
+	req := tx.Request()
+	res := tx.Response(200, "")
+	if len(req.Body()) == 0 {
+		l.dress(res)
+		l.timersAccept(req, res)
+		_ = tx.Respond(res)
+		return
+	}
+	switch {
+	case !l.talking() || l.op != nil && (l.op.method == sip.INVITE || l.op.reoffer) || l.neg.Pending():
+		tx.Answer(491)
+		return
+	}
+	wasHeld := l.isHeld
+	body, err := l.negotiate(req)
+	if err != nil {
+		l.log.Info("offer refused", "phone", l.Device, "err", err)
+		tx.Answer(488)
+		return
+	}
+	l.dress(res)
+	l.timersAccept(req, res)
+	transaction.SetBody(res, typeSDP, body)
+	_ = tx.Respond(res)
+	l.afterOffer(wasHeld)
+}
+
+// negotiate answers the offer in a request, or makes one if there is none.
+func (l *Leg) negotiate(req *sip.Request) ([]byte, error) {
+	prefer := l.usable()
+	if len(req.Body()) == 0 {
+		return l.neg.Offer(l.local(prefer, 0)).Marshal(), nil
+	}
+	offer, err := sdp.Parse(req.Body())
+	if err != nil {
+		return nil, err
+	}
+	answer, agreed, err := l.neg.Answer(offer, l.local(prefer, 0))
+	if err != nil {
+		return nil, err
+	}
+	l.holdReason = holdReason(req)
+	if err := l.apply(agreed); err != nil {
+		return nil, err
+	}
+	return answer.Marshal(), nil
+}
+
+// usable are the codecs of a later offer or answer, the one in use first: the other party of the call need not be asked then.
+func (l *Leg) usable() []sdp.Codec {
+	list := l.m.opt.Codecs
+	if a, ok := l.neg.Agreed(); ok {
+		list = append([]sdp.Codec{a.Codec}, list...)
+	}
+	return list
+}
+
+// afterOffer tells the owner what an offer of the phone has changed.
+func (l *Leg) afterOffer(wasHeld bool) {
+	if l.isHeld != wasHeld {
+		l.h.held(l)
+	}
+	l.h.agreed(l)
+}
+
+// holdReason reads why a phone holds ("sip-calls" §1.4, §3): transfer, conference, or nothing.
+func holdReason(req *sip.Request) string {
+	for _, h := range req.GetHeaders("Call-Info") {
+		var ci cisco.CallInfo
+		if ci.Unmarshal(h.Value()) == nil && ci.Feature == "hold" {
+			r, _ := ci.Get("reason")
+			return r
+		}
+	}
+	return ""
+}
+
+// acked takes the ACK to a 2xx of ours.
+func (l *Leg) acked(ack *sip.Request) {
+	if l.acking == nil || l.acking.Request().CSeq().SeqNo != ack.CSeq().SeqNo {
+		return // late, or repeated
+	}
+	initial := l.acking == l.invite
+	l.acking = nil
+	l.spoke = time.Now()
+	if l.state == answering {
+		l.state = up
+	}
+	if l.bye {
+		l.Hangup()
+		return
+	}
+	if l.neg.Pending() && l.op == nil {
+		wasHeld := l.isHeld
+		s, err := sdp.Parse(ack.Body())
+		var agreed sdp.Agreed
+		if err == nil {
+			agreed, err = l.neg.Accept(s)
+		}
+		if err == nil {
+			err = l.apply(agreed)
+		}
+		if err != nil {
+			l.neg.Reject()
+			l.log.Info("answer in ACK cannot be used", "phone", l.Device, "err", err)
+			if initial {
+				l.why = "488"
+				l.h.ended(l)
+				l.Hangup()
+				return
+			}
+		} else {
+			l.afterOffer(wasHeld)
+		}
+	}
+	if initial && l.state == up {
+		l.arm()
+	}
+	l.pump()
+}
+
+// Show changes what the phone displays as the other party and its security.
+func (l *Leg) Show(peer Identity, security int) {
+	l.peer, l.security = peer, security
+	switch {
+	case l.display() == l.shown:
+	case l.waiting() && l.state == ringing:
+		if !l.early {
+			l.ring(180)
+		}
+	default:
+		l.pump()
+	}
+}
+
+// Reoffer asks the phone to go on with one of the given codecs.
+func (l *Leg) Reoffer(codecs []sdp.Codec) {
+	l.reoffer = codecs
+	l.pump()
+}
+
+// pump sends the next thing that is wanted, if nothing is under way.
+func (l *Leg) pump() {
+	early := !l.Incoming && l.state == ringing && l.d.State == dialog.Early && l.d.Allows(sip.UPDATE)
+	if l.op != nil || l.acking != nil || l.retry.pending() || l.state != up && !early {
+		return
+	}
+	show := l.display()
+	switch {
+	case l.reoffer != nil && l.state == up:
+		codecs := l.reoffer
+		l.reoffer = nil
+		l.operate(sip.INVITE, l.neg.Offer(l.local(codecs, 0)), true)
+	case show != l.shown && l.d.Allows(sip.UPDATE):
+		l.operate(sip.UPDATE, nil, false)
+	case early:
+	case show != l.shown || l.refresh:
+		if l.d.Allows(sip.UPDATE) {
+			l.operate(sip.UPDATE, nil, false)
+			return
+		}
+		if refresh := l.neg.Refresh(); refresh != nil {
+			l.operate(sip.INVITE, refresh, false)
+			return
+		}
+		l.refresh = false
+		l.operate(sip.OPTIONS, nil, false)
+	}
+}
+
+// operate sends an INVITE or UPDATE of ours.
+func (l *Leg) operate(method sip.RequestMethod, offer *sdp.Session, reoffer bool) {
+	f := l.connection()
+	if f == nil {
+		l.lost()
+		return
+	}
+	req := l.d.Request(method)
+	l.dress(req)
+	op := &operation{method: method, seq: req.CSeq().SeqNo, reoffer: reoffer, shows: l.display()}
+	if method != sip.OPTIONS {
+		l.timersRefresh(req)
+	}
+	if offer != nil {
+		transaction.SetBody(req, typeSDP, offer.Marshal())
+	}
+	l.op, l.refresh = op, false
+	l.shown = op.shows
+	c, err := l.m.opt.Transactions.Request(f, req, func(res *sip.Response, err error) {
+		l.post(func() { l.operated(op, res, err) })
+	})
+	if err != nil {
+		l.op = nil
+		l.neg.Reject()
+		l.lost()
+		return
+	}
+	op.client = c
+}
+
+// operated takes the answer to an INVITE or UPDATE of ours.
+func (l *Leg) operated(op *operation, res *sip.Response, err error) {
+	if err == nil && res.StatusCode < 200 {
+		return
+	}
+	if err == nil && op.method == sip.INVITE && res.StatusCode < 300 {
+		_ = op.client.Ack(l.d.Ack(op.seq))
+	}
+	if l.op != op || l.state == down {
+		return
+	}
+	l.op = nil
+	if l.state == ending {
+		return
+	}
+	switch {
+	case err != nil, res.StatusCode == 408, res.StatusCode == 481:
+		l.neg.Reject()
+		l.why = "lost"
+		l.lost()
+		return
+	case res.StatusCode < 300:
+		l.spoke = time.Now()
+		l.glares = 0
+		l.d.Refreshed(res)
+		l.timersAnswered(res)
+		if op.method == sip.INVITE {
+			l.reoffered(op, res)
+		}
+	case res.StatusCode == 491 && l.glares < maxGlares:
+		l.spoke = time.Now()
+		l.neg.Reject()
+		l.glares++
+		l.backOff(op)
+	default:
+		l.spoke = time.Now()
+		l.neg.Reject()
+		if op.reoffer {
+			l.log.Info("offer was refused", "phone", l.Device, "err", res.StatusCode)
+			l.h.agreed(l) // unchanged; the owner must do without
+		}
+	}
+	l.pump()
+}
+
+func (l *Leg) reoffered(op *operation, res *sip.Response) {
+	wasHeld := l.isHeld
+	agreed, err := l.takeAnswer(res.Body())
+	if err == nil {
+		err = l.apply(agreed)
+	}
+	if err != nil {
+		l.neg.Reject()
+		l.log.Info("answer cannot be used", "phone", l.Device, "err", err)
+	}
+	if op.reoffer || l.isHeld != wasHeld {
+		l.afterOffer(wasHeld)
+	}
+}
+
+// backOff waits after a collision (RFC 3261 §14.1): the owner of the Call-ID longer than the other, so that one goes first.
+func (l *Leg) backOff(op *operation) {
+	wait := updateRetry
+	if op.method == sip.INVITE {
+		wait = time.Duration(rand.IntN(200)) * 10 * time.Millisecond
+		if !l.Incoming {
+			wait = 2100*time.Millisecond + time.Duration(rand.IntN(190))*10*time.Millisecond
+		}
+	}
+	if op.reoffer {
+		l.reoffer = l.usable()
+	} else {
+		l.shown = ""
+	}
+	l.after(&l.retry, wait, l.pump)
+}
+
+// arm begins to watch over a leg that is up: a phone that is gone without a word says nothing and sends nothing.
+func (l *Leg) arm() {
+	l.spoke = time.Now()
+	l.after(&l.probe, l.m.opt.ProbeAfter, l.look)
+}
+
+func (l *Leg) look() {
+	if l.state != up {
+		return
+	}
+	quiet := time.Since(l.spoke)
+	if a, ok := l.neg.Agreed(); ok && a.Remote.Direction&media.Receive != 0 {
+		quiet = min(quiet, l.media.Stats().Silent)
+	}
+	next := l.m.opt.ProbeAfter
+	if quiet >= next {
+		l.refresh = true
+		l.pump()
+	} else {
+		next -= quiet - time.Millisecond
+	}
+	l.after(&l.probe, next, l.look)
+}
+
+// lost ends a leg whose phone does not know of it any more or cannot be reached.
+func (l *Leg) lost() {
+	if l.state == ending || l.state == down {
+		return
+	}
+	if l.why == "" {
+		l.why = "lost"
+	}
+	h := l.h
+	h.ended(l)
+	l.Hangup()
+}
+
+// Hangup ends the leg from our side, in whatever state it is.
+func (l *Leg) Hangup(headers ...sip.Header) {
+	switch l.state {
+	case ending, down:
+		return
+	case calling, ringing:
+		if l.Incoming {
+			l.reject(480, headers...)
+		} else {
+			l.withdraw(headers...)
+		}
+		return
+	case answering:
+		// RFC 3261 §15: no BYE before the ACK, which comes or times out.
+		l.bye = true
+		l.closeMedia()
+		return
+	}
+	l.state = ending
+	l.session.stop()
+	l.report()
+	l.use.release(l)
+	l.closeMedia()
+	f := l.connection()
+	if f == nil {
+		l.finish()
+		return
+	}
+	req := l.d.Request(sip.BYE)
+	l.dress(req)
+	for _, h := range headers {
+		req.AppendHeader(h)
+	}
+	_, err := l.m.opt.Transactions.Request(f, req, func(res *sip.Response, err error) {
+		if err == nil && res.StatusCode < 200 {
+			return
+		}
+		l.post(func() {
+			if res != nil {
+				l.readStats(res)
+			}
+			l.finish()
+		})
+	})
+	if err != nil {
+		l.finish()
+	}
+}

@@ -1,0 +1,452 @@
+// Package call is the back-to-back user agent: it takes calls of phones, asks the plan what becomes of them, rings other phones
+// and joins the two ("sip-calls" §1 to §4, §22 to §24, §27, §30).
+//
+// A Call is one goroutine (owner.go) that owns its legs. A Leg (leg.go) is one phone's part: dialog, offer and answer, one
+// audio stream. Whatever happens to a leg, an answer, a request, a timer, is put into the leg's queue and handled by the owner
+// of the leg, one thing after the other; owners never wait for each other. The two legs of a call share no message: requests,
+// answers and descriptions are made anew for each.
+//
+// The operations that features are made of are methods of Call and Leg (operations.go): hang up, join, transfer, hand a party
+// over to another call, change what a phone shows. Features live in packages under sip/feature and are given to the Manager as
+// functions.
+//
+// Every leg ends: a phone that says nothing, or is gone without a word, is found by the limit of its transaction, by the ring
+// time of its line, or, once it talks, by a question when neither audio nor signalling was heard for a while.
+//
+// It leaves out: conferences, parking, pickup, music and tones, direct media, video, reliable provisional responses (not
+// offered, so that no phone may ask for them).
+package call
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/emiago/sipgo/sip"
+
+	"ringfence/internal/task"
+	"ringfence/media"
+	"ringfence/sip/cisco"
+	"ringfence/sip/flow"
+	"ringfence/sip/plan"
+	"ringfence/sip/registrar"
+	"ringfence/sip/sdp"
+	"ringfence/sip/state"
+	"ringfence/sip/transaction"
+)
+
+// Bindings tells where phones are; *registrar.Registrar is one.
+type Bindings interface {
+	Lookup(line string) []*registrar.Binding
+	ByFlowLine(f flow.Flow, line string) (registrar.Identity, bool)
+}
+
+// State is what calls read and report; *state.State is one.
+type State interface {
+	SetLeg(line, leg string, p state.Phase)
+	DND(device string) bool
+	DNDReject(device string) bool
+	Forward(line string) string
+	SetForward(ctx context.Context, line, target string, by state.Origin) error
+}
+
+// SRTP is the policy for encrypted audio (the document's sip.srtp).
+type SRTP uint8
+
+// Policies.
+const (
+	PreferSRTP SRTP = iota
+	RequireSRTP
+	NeverSRTP
+)
+
+// Options configure a Manager.
+type Options struct {
+	Log          *slog.Logger
+	Transactions *transaction.Layer
+	Bindings     Bindings
+	State        State
+	Media        *media.Engine
+	Plan         func() *plan.Plan // the plan of now; a call keeps the one it began with
+	Address      netip.Addr        // ours, where a connection does not tell
+	SRTP         SRTP
+
+	SessionExpires time.Duration // offered to phones with session timers; 0 is off
+	ProbeAfter     time.Duration // silence of a leg before it is asked; 20 s
+	LeaveWithin    time.Duration // time for a phone to hang up what it has transferred; 4 s
+	MaxCalls       int           // at once, in all; 5000
+	Codecs         []sdp.Codec   // that may be used, preferred first; every codec that can be relayed
+
+	// Refer handles a transfer; nil refuses it.
+	Refer func(c *Call, l *Leg, r *Referral)
+	// Note adds to the boot record of a device; may be nil.
+	Note func(device, step, text string, failed bool)
+	// Ended is told about each call that is over, from the call's goroutine; may be nil.
+	Ended func(Info)
+}
+
+func (o *Options) validate() error {
+	switch {
+	case o.Transactions == nil || o.Bindings == nil || o.State == nil || o.Media == nil || o.Plan == nil:
+		return errors.New("call: Transactions, Bindings, State, Media and Plan are required")
+	case !o.Address.IsValid():
+		return errors.New("call: Address is required")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.ProbeAfter <= 0 {
+		o.ProbeAfter = 20 * time.Second
+	}
+	if o.LeaveWithin <= 0 {
+		o.LeaveWithin = 4 * time.Second
+	}
+	if o.MaxCalls <= 0 {
+		o.MaxCalls = 5000
+	}
+	if len(o.Codecs) == 0 {
+		o.Codecs = []sdp.Codec{sdp.G722, sdp.PCMU, sdp.PCMA, sdp.G729, sdp.Opus, sdp.ILBC20, sdp.ILBC30, sdp.AMRWB1, sdp.AMRWB0}
+	}
+	return nil
+}
+
+// Manager holds the calls.
+type Manager struct {
+	opt   Options
+	log   *slog.Logger
+	tasks *task.Group
+	legs  atomic.Uint64
+	ids   atomic.Uint64
+
+	mu      sync.RWMutex
+	stopped bool
+	dialogs map[dialogKey]*Leg
+	lines   map[string]int // calls that a line has
+	owners  map[*owner]*Info
+}
+
+type dialogKey struct{ callID, localTag string }
+
+// New returns a Manager without calls.
+func New(o Options) (*Manager, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		opt: o, log: o.Log.With("component", "call"), dialogs: map[dialogKey]*Leg{}, lines: map[string]int{}, owners: map[*owner]*Info{},
+	}
+	m.tasks = task.NewGroup(context.Background(), m.log)
+	return m, nil
+}
+
+// Stop ends all calls with a BYE to each phone, without waiting for the answers. It is idempotent.
+func (m *Manager) Stop() {
+	m.mu.Lock()
+	m.stopped = true
+	m.mu.Unlock()
+	m.tasks.Stop()
+}
+
+// Invite takes an INVITE outside of a dialog, from a phone that has proved who it is. It answers in any case and does not
+// block.
+func (m *Manager) Invite(tx *transaction.Server, id registrar.Identity) {
+	p := m.opt.Plan()
+	line, ok := p.Line(id.Line)
+	if !ok {
+		tx.Answer(403)
+		return
+	}
+	if refused := m.unacceptable(tx); refused {
+		return
+	}
+	l, err := m.newIncoming(tx, id, line)
+	if err != nil {
+		m.log.Info("INVITE cannot be answered", "line", id.Line, "peer", tx.Flow().Remote().String(), "err", err)
+		tx.Answer(400, sip.NewHeader("Warning", `399 ringfence "no usable Contact"`))
+		return
+	}
+	l.d.Allow, l.d.Supported = orEmpty(l.d.Allow), orEmpty(l.d.Supported)
+	c := &Call{m: m, plan: p, from: line.Number, caller: l}
+	if !m.startCall(c) {
+		m.removeDialog(l)
+		tx.Answer(503, sip.NewHeader("Retry-After", "10"))
+		return
+	}
+	c.dialled = tx.Request().Recipient.User
+	l.post(func() { c.begin(tx.Request()) })
+	c.adopt(l)
+	m.tasks.Go("call", c.run, c.cleanup)
+}
+
+func orEmpty(set map[string]bool) map[string]bool {
+	if set == nil {
+		return map[string]bool{}
+	}
+	return set
+}
+
+// unacceptable refuses an INVITE for what it asks of its receiver (RFC 4028 §9). Extensions that are required and unknown are
+// refused before it comes here.
+func (m *Manager) unacceptable(tx *transaction.Server) bool {
+	req := tx.Request()
+	if tooShort(req) {
+		tx.Answer(422, minimum())
+		return true
+	}
+	if len(req.Body()) > 0 {
+		if ct := transaction.Header(req, "Content-Type", "c"); ct != "" && !isSDP(ct) {
+			tx.Answer(415, sip.NewHeader("Accept", typeSDP))
+			return true
+		}
+	}
+	return false
+}
+
+// startCall gives a call its owner, if there is room for it.
+func (m *Manager) startCall(c *Call) bool {
+	c.owner = newOwner(m, "C"+strconv.FormatUint(m.ids.Add(1), 10), c)
+	c.started = time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped || len(m.owners) >= m.opt.MaxCalls {
+		return false
+	}
+	m.owners[c.owner] = &Info{ID: c.id, Started: c.started, State: "calling"}
+	return true
+}
+
+// InDialog takes a request with a To tag. It returns false if no leg has such a dialog. A request that does not come from the
+// phone of that leg is refused.
+func (m *Manager) InDialog(tx *transaction.Server) bool {
+	req := tx.Request()
+	tag, _ := req.To().Params.Get("tag")
+	from, _ := req.From().Params.Get("tag")
+	l := m.find(req.CallID().Value(), tag, from)
+	if l == nil {
+		return false
+	}
+	if !m.mayUse(l, tx.Flow()) {
+		m.log.Info("request for another phone's dialog", "line", l.Line.Number, "peer", tx.Flow().Remote().String())
+		tx.Answer(403)
+		return true
+	}
+	l.post(func() { l.request(tx) })
+	return true
+}
+
+// mayUse tells whether a connection is the phone's: the one the leg was made on, or another live one of the same device (design
+// §1 rule 6).
+func (m *Manager) mayUse(l *Leg, f flow.Flow) bool {
+	if l.current().ID() == f.ID() {
+		return true
+	}
+	id, ok := m.opt.Bindings.ByFlowLine(f, l.Line.Number)
+	if !ok || id.Device != l.Device {
+		return false
+	}
+	return l.Device != "" || id.Line == l.Line.Number
+}
+
+// Ack takes the ACK to a 2xx.
+func (m *Manager) Ack(f flow.Flow, ack *sip.Request) {
+	tag, _ := ack.To().Params.Get("tag")
+	from, _ := ack.From().Params.Get("tag")
+	if l := m.find(ack.CallID().Value(), tag, from); l != nil && m.mayUse(l, f) {
+		l.post(func() { l.acked(ack) })
+	}
+}
+
+// find looks for the leg of a dialog by all three of its names. A callee whose tag is not known yet is found without it.
+func (m *Manager) find(callID, localTag, remoteTag string) *Leg {
+	m.mu.RLock()
+	l := m.dialogs[dialogKey{callID, localTag}]
+	m.mu.RUnlock()
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.remoteTag != remoteTag && l.remoteTag != "" {
+		return nil
+	}
+	return l
+}
+
+// FindDialog finds the leg of a dialog of a device, as a Replaces header or a remotecc request names it: tags as the phone sees
+// them, ours is remoteTag. Both must be right ("sip-calls" §1.1 rule 2).
+func (m *Manager) FindDialog(device, line, callID, localTag, remoteTag string) *Leg {
+	l := m.find(callID, remoteTag, localTag)
+	if l == nil || l.Device != device || device == "" && l.Line.Number != line {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.remoteTag == "" {
+		return nil
+	}
+	return l
+}
+
+func (m *Manager) addDialog(l *Leg) bool {
+	k := dialogKey{l.callID, l.localTag}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dialogs[k] != nil {
+		return false
+	}
+	m.dialogs[k] = l
+	return true
+}
+
+func (m *Manager) removeDialog(l *Leg) {
+	k := dialogKey{l.callID, l.localTag}
+	m.mu.Lock()
+	if m.dialogs[k] == l {
+		delete(m.dialogs, k)
+	}
+	m.mu.Unlock()
+}
+
+// lineUse is one call of a line, however many of its phones ring for it.
+type lineUse struct {
+	m    *Manager
+	line string
+	legs int
+}
+
+// useLine counts a call of a line.
+func (m *Manager) useLine(line string) *lineUse {
+	m.mu.Lock()
+	m.lines[line]++
+	m.mu.Unlock()
+	return &lineUse{m: m, line: line}
+}
+
+func (u *lineUse) join(l *Leg) {
+	u.legs++
+	l.use = u
+}
+
+func (u *lineUse) release(l *Leg) {
+	if u == nil || l.use != u {
+		return
+	}
+	l.use = nil
+	if u.legs--; u.legs == 0 {
+		u.m.freeLine(u.line)
+	}
+}
+
+func (m *Manager) freeLine(line string) {
+	m.mu.Lock()
+	if m.lines[line]--; m.lines[line] <= 0 {
+		delete(m.lines, line)
+	}
+	m.mu.Unlock()
+}
+
+// moment is the plan's view of now.
+type moment struct{ m *Manager }
+
+func (v moment) Forward(line string) string { return v.m.opt.State.Forward(line) }
+
+func (v moment) Rejects(device string) bool {
+	return v.m.opt.State.DND(device) && v.m.opt.State.DNDReject(device)
+}
+
+func (v moment) Calls(line string) int {
+	v.m.mu.RLock()
+	defer v.m.mu.RUnlock()
+	return v.m.lines[line]
+}
+
+func (v moment) Registered(line string) bool {
+	return slices.ContainsFunc(v.m.opt.Bindings.Lookup(line), (*registrar.Binding).Reachable)
+}
+
+// Moment returns the state of now as the plan asks for it, for explanations.
+func (m *Manager) Moment() plan.State { return moment{m} }
+
+// Info is a call as listings show it.
+type Info struct {
+	ID       string
+	State    string // calling, ringing, talking, transferring, ending
+	Dialled  string
+	Started  time.Time
+	Answered time.Time // zero: not yet
+	Legs     []LegInfo
+}
+
+// LegInfo is one leg of it.
+type LegInfo struct {
+	ID       string
+	Line     string
+	Name     string
+	Device   string
+	Incoming bool // the phone placed the call
+	State    string
+	Held     bool
+	Codec    string
+	Secure   bool
+	Shows    string // what the phone displays as the other party
+	End      string // why it ended
+	Media    media.Stats
+	RxStat   cisco.Stats // what the phone reported at the end
+	TxStat   cisco.Stats
+	HasStats bool
+
+	session *media.Session
+}
+
+func (m *Manager) publish(o *owner) {
+	i := o.h.info()
+	m.mu.Lock()
+	if m.owners[o] != nil {
+		m.owners[o] = &i
+	}
+	m.mu.Unlock()
+}
+
+func (m *Manager) gone(o *owner) {
+	m.mu.Lock()
+	delete(m.owners, o)
+	m.mu.Unlock()
+}
+
+// Snapshot lists the calls, the oldest first.
+func (m *Manager) Snapshot() []Info {
+	m.mu.RLock()
+	list := make([]Info, 0, len(m.owners))
+	for _, i := range m.owners {
+		list = append(list, *i)
+	}
+	m.mu.RUnlock()
+	for i := range list {
+		list[i].Legs = slices.Clone(list[i].Legs)
+		for j := range list[i].Legs {
+			if s := list[i].Legs[j].session; s != nil {
+				list[i].Legs[j].Media = s.Stats()
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b Info) int {
+		if c := a.Started.Compare(b.Started); c != 0 {
+			return c
+		}
+		return len(a.ID) - len(b.ID)
+	})
+	return list
+}
+
+// Counts tells how much there is, for metrics and for tests that nothing stays.
+func (m *Manager) Counts() (calls, dialogs, busyLines int) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return len(m.owners), len(m.dialogs), len(m.lines)
+}

@@ -1,0 +1,607 @@
+package calltest
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/emiago/sipgo/sip"
+
+	"ringfence/media"
+	"ringfence/sip/dialog"
+	"ringfence/sip/flow"
+	"ringfence/sip/registrar"
+	"ringfence/sip/sdp"
+	"ringfence/sip/transaction"
+)
+
+// Phone is a simulated phone.
+type Phone struct {
+	Number, Device string
+	Contact        string
+	Codecs         []sdp.Codec
+	Security       sdp.Security // of its own offers and answers
+	// Answer is how long it rings before it answers; 0 is never.
+	Answer time.Duration
+	// Refuse is what it answers an INVITE with, instead of ringing.
+	Refuse int
+	// Mute makes it ignore INVITEs altogether.
+	Mute bool
+	// Before an INVITE, UPDATE or other request is answered, with the dialog it belongs to; a code other than 0 is the answer.
+	Intercept func(req *sip.Request) int
+	// Early is sent as 183 with a description.
+	Early bool
+	// Extra headers of INVITEs.
+	Extra []string
+	Plain bool // no UPDATE, no Cisco header: a phone of RFC 3261
+
+	w       *World
+	flow    *pipe
+	layer   *transaction.Layer
+	binding *registrar.Binding
+
+	mu    sync.Mutex
+	talks []*Talk
+}
+
+// Talk is a dialog as the phone sees it.
+type Talk struct {
+	P       *Phone
+	D       *dialog.Dialog
+	Neg     *sdp.Negotiation
+	Invite  *sip.Request
+	client  *transaction.Client
+	server  *transaction.Server
+	seq     uint32
+	Status  int // last answer to our INVITE, or what we answered
+	Ended   string
+	Shows   string   // last Remote-Party-ID
+	Info    string   // last Call-Info
+	Reports []string // bodies of NOTIFYs
+	refer   uint32
+}
+
+// Phone plugs a phone in. transport is TCP, TLS or UDP.
+func (w *World) Phone(number, transport string, edit ...func(*Phone)) *Phone {
+	w.T.Helper()
+	device := ""
+	if l, ok := w.Doc.Line(number); ok {
+		device = l.Phone
+	}
+	w.mu.Lock()
+	w.flows++
+	n := w.flows
+	w.mu.Unlock()
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(50 + n)}), uint16(50000+n))
+	p := &Phone{
+		Number: number, Device: device, w: w, Codecs: sdp.DefaultCodecs(), Answer: 2 * time.Second, Plain: device == "",
+		Contact: fmt.Sprintf("sip:8a854224-0000-93da-8e71-6a2796f2%04d@%s;transport=%s", n, at, strings.ToLower(transport)),
+	}
+	if transport == "TLS" {
+		p.Security = sdp.Prefer
+	}
+	for _, f := range edit {
+		f(p)
+	}
+	p.plug(at, transport, n)
+	return p
+}
+
+func (p *Phone) plug(at netip.AddrPort, transport string, n int) {
+	w := p.w
+	port := uint16(5060)
+	if transport == "TLS" {
+		port = 5061
+	}
+	toPhone := func(text string) bool { return !w.note("server", p.Number, text) }
+	toServer := func(text string) bool { return !w.note(p.Number, "server", text) }
+	server, phone, run := connect(w.T, fmt.Sprintf("f%d", n), transport, netip.AddrPortFrom(Server, port), at, toPhone, toServer)
+	p.flow = phone
+	p.layer = transaction.New(transaction.Options{OnRequest: p.request, OnAck: p.ack})
+	target, err := transaction.VerbatimURI(p.Contact)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	p.binding = &registrar.Binding{
+		Line: p.Number, Device: p.Device, Index: 1, Contact: target, ContactText: p.Contact, Flow: server, Cisco: p.Device != "",
+		Secure: transport == "TLS",
+	}
+	if !p.Plain {
+		p.binding.Supported = []string{"replaces", "x-cisco-callinfo"}
+		p.binding.Model = "8851"
+	}
+	w.mu.Lock()
+	w.phones[p.Number] = append(w.phones[p.Number], p)
+	w.byFlow[server.id] = p
+	w.mu.Unlock()
+	run(w.Layer.Receive, p.layer.Receive)
+}
+
+// Unplug ends the phone's connection and takes it out of the registrations.
+func (p *Phone) Unplug() {
+	p.flow.close()
+	w := p.w
+	w.mu.Lock()
+	list := w.phones[p.Number][:0:0]
+	for _, x := range w.phones[p.Number] {
+		if x != p {
+			list = append(list, x)
+		}
+	}
+	w.phones[p.Number] = list
+	w.mu.Unlock()
+	w.Layer.FlowClosed(p.binding.Flow, flow.ErrRemote)
+	p.layer.FlowClosed(p.flow, flow.ErrRemote)
+}
+
+// Reconnect gives the phone a new connection, as after a cut.
+func (p *Phone) Reconnect() {
+	at, transport := p.flow.local, p.flow.proto
+	p.Unplug()
+	p.w.mu.Lock()
+	p.w.flows++
+	n := p.w.flows
+	p.w.mu.Unlock()
+	p.plug(netip.AddrPortFrom(at.Addr(), at.Port()+100), transport, n)
+}
+
+// Talks are the phone's dialogs, ended ones included.
+func (p *Phone) Talks() []*Talk {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]*Talk(nil), p.talks...)
+}
+
+// Alive counts dialogs that have not ended.
+func (p *Phone) Alive() int {
+	n := 0
+	for _, t := range p.Talks() {
+		p.mu.Lock()
+		if t.Ended == "" {
+			n++
+		}
+		p.mu.Unlock()
+	}
+	return n
+}
+
+// Last is the newest dialog; the test fails if there is none.
+func (p *Phone) Last() *Talk {
+	p.w.T.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.talks) == 0 {
+		p.w.T.Fatalf("%s has no call", p.Number)
+	}
+	return p.talks[len(p.talks)-1]
+}
+
+// Get reads fields of a talk safely.
+func (t *Talk) Get() Talk {
+	t.P.mu.Lock()
+	defer t.P.mu.Unlock()
+	return *t
+}
+
+func (p *Phone) local(d media.Direction) sdp.Local {
+	return sdp.Local{
+		Address: p.flow.local.Addr(), Port: 17904, Codecs: p.Codecs, Events: true, Direction: d, Security: p.Security,
+	}
+}
+
+// dress adds the headers of a phone's request or answer.
+func (p *Phone) dress(m sip.Message) {
+	m.AppendHeader(sip.NewHeader("Contact", "<"+p.Contact+">"))
+	if p.Plain {
+		return
+	}
+	m.AppendHeader(sip.NewHeader("Allow", "ACK,BYE,CANCEL,INVITE,NOTIFY,OPTIONS,REFER,REGISTER,UPDATE,SUBSCRIBE,INFO"))
+	m.AppendHeader(sip.NewHeader("Supported", "replaces,join,sdp-anat,norefersub,X-cisco-callinfo,X-cisco-srtp-fallback"))
+}
+
+// Call dials a number.
+func (p *Phone) Call(number string) *Talk { return p.call(number, true) }
+
+// CallWithoutOffer dials with an INVITE without a description.
+func (p *Phone) CallWithoutOffer(number string) *Talk { return p.call(number, false) }
+
+func (p *Phone) call(number string, offer bool) *Talk {
+	me := sip.Uri{Scheme: "sip", User: p.Number, Host: Server.String()}
+	to := sip.Uri{Scheme: "sip", User: number, Host: Server.String()}
+	t := &Talk{P: p, Neg: sdp.NewNegotiation()}
+	t.D = dialog.Outgoing(transaction.NewCallID(p.flow), dialog.Party{Name: "anything", URI: me, Tag: transaction.NewTag()}, dialog.Party{URI: to}, to)
+	p.mu.Lock()
+	p.talks = append(p.talks, t)
+	req := t.D.Request(sip.INVITE)
+	t.Invite, t.seq = req, req.CSeq().SeqNo
+	p.dress(req)
+	for _, h := range p.Extra {
+		name, value, _ := strings.Cut(h, ": ")
+		req.AppendHeader(sip.NewHeader(name, value))
+	}
+	if offer {
+		transaction.SetBody(req, "application/sdp", t.Neg.Offer(p.local(media.Both)).Marshal())
+	}
+	p.mu.Unlock()
+	ready := make(chan struct{})
+	c, err := p.layer.Request(p.flow, req, func(res *sip.Response, err error) {
+		<-ready
+		t.answered(res, err)
+	})
+	p.mu.Lock()
+	t.client = c
+	p.mu.Unlock()
+	close(ready)
+	if err != nil {
+		p.w.T.Errorf("%s calls: %v", p.Number, err)
+		t.end("not sent")
+	}
+	return t
+}
+
+func (t *Talk) end(why string) {
+	t.P.mu.Lock()
+	defer t.P.mu.Unlock()
+	if t.Ended == "" {
+		t.Ended = why
+	}
+	t.D.End()
+}
+
+func (t *Talk) see(m sip.Message) {
+	if v := transaction.Header(m, "Remote-Party-ID"); v != "" {
+		t.Shows = v
+	}
+	if v := transaction.Header(m, "Call-Info"); v != "" {
+		t.Info = v
+	}
+}
+
+// answered takes answers to our INVITE.
+func (t *Talk) answered(res *sip.Response, err error) {
+	if err != nil {
+		t.end(err.Error())
+		return
+	}
+	t.P.mu.Lock()
+	t.Status = res.StatusCode
+	t.see(res)
+	_ = t.D.Answered(res)
+	over := t.Ended != ""
+	t.P.mu.Unlock()
+	switch {
+	case res.StatusCode < 200:
+		return
+	case res.StatusCode >= 300:
+		t.end(fmt.Sprint(res.StatusCode))
+		return
+	}
+	t.P.mu.Lock()
+	ack := t.D.Ack(t.seq)
+	if s, err := sdp.Parse(res.Body()); err == nil {
+		if t.Neg.Pending() {
+			_, err = t.Neg.Accept(s)
+		} else {
+			var answer *sdp.Session
+			if answer, _, err = t.Neg.Answer(s, t.P.local(media.Both)); err == nil {
+				transaction.SetBody(ack, "application/sdp", answer.Marshal())
+			}
+		}
+		if err != nil {
+			t.P.w.T.Errorf("%s: answer to its INVITE: %v\n%s", t.P.Number, err, res.Body())
+		}
+	}
+	client := t.client
+	t.P.mu.Unlock()
+	_ = client.Ack(ack)
+	if over {
+		t.Bye()
+	}
+}
+
+// Cancel gives up.
+func (t *Talk) Cancel() {
+	t.P.mu.Lock()
+	c := t.client
+	t.P.mu.Unlock()
+	c.Cancel()
+}
+
+// request sends a request in the dialog and waits for nothing.
+func (t *Talk) request(method sip.RequestMethod, f func(*sip.Request), done func(*sip.Response)) {
+	t.P.mu.Lock()
+	req := t.D.Request(method)
+	if f != nil {
+		f(req)
+	}
+	t.P.mu.Unlock()
+	var c *transaction.Client
+	var err error
+	ready := make(chan struct{})
+	c, err = t.P.layer.Request(t.P.flow, req, func(res *sip.Response, err error) {
+		<-ready
+		switch {
+		case err != nil:
+			t.end(err.Error())
+			return
+		case res.StatusCode < 200:
+			return
+		case res.StatusCode == 481 || res.StatusCode == 408:
+			t.end(fmt.Sprint(res.StatusCode))
+		}
+		if method == sip.INVITE && res.StatusCode < 300 {
+			t.P.mu.Lock()
+			ack := t.D.Ack(req.CSeq().SeqNo)
+			t.P.mu.Unlock()
+			_ = c.Ack(ack)
+		}
+		if done != nil {
+			done(res)
+		}
+	})
+	close(ready)
+	if err != nil {
+		t.end(err.Error())
+	}
+}
+
+// Stats are what the phone reports with BYE.
+const Stats = `Dur=61,Pkt=3050,Oct=488000,LatePkt=2,LostPkt=5,AvgJit=3,VQMetrics="CCR=0.0021;MOScq=4.3010"`
+
+// Bye hangs up.
+func (t *Talk) Bye() {
+	t.request(sip.BYE, func(req *sip.Request) { req.AppendHeader(sip.NewHeader("RTP-RxStat", Stats)) }, func(*sip.Response) {})
+	t.end("hung up")
+}
+
+// Hold puts the call on hold; reason may be "", transfer or conference.
+func (t *Talk) Hold(reason string) {
+	info := "<urn:x-cisco-remotecc:hold>"
+	if reason != "" {
+		info += "; reason= " + reason
+	}
+	t.Reinvite(media.Send, info)
+}
+
+// Resume takes it back.
+func (t *Talk) Resume() { t.Reinvite(media.Both, "<urn:x-cisco-remotecc:resume>") }
+
+// Reinvite offers anew.
+func (t *Talk) Reinvite(d media.Direction, info string) {
+	t.request(sip.INVITE, func(req *sip.Request) {
+		t.P.dress(req)
+		if info != "" {
+			req.AppendHeader(sip.NewHeader("Call-Info", info))
+		}
+		transaction.SetBody(req, "application/sdp", t.Neg.Offer(t.P.local(d)).Marshal())
+	}, func(res *sip.Response) {
+		t.P.mu.Lock()
+		defer t.P.mu.Unlock()
+		t.Status = res.StatusCode
+		t.see(res)
+		s, err := sdp.Parse(res.Body())
+		if res.StatusCode >= 300 || err != nil {
+			t.Neg.Reject()
+			return
+		}
+		if _, err := t.Neg.Accept(s); err != nil {
+			t.P.w.T.Errorf("%s: answer to its re-INVITE: %v\n%s", t.P.Number, err, res.Body())
+		}
+	})
+}
+
+// Refer transfers the call to a number.
+func (t *Talk) Refer(number string, headers ...string) {
+	t.referTo("<sip:"+number+"@"+Server.String()+">", headers...)
+}
+
+// ReferTo transfers the call to the party of another call of the phone.
+func (t *Talk) ReferTo(other *Talk, headers ...string) {
+	t.P.mu.Lock()
+	// The names as the phone sees them: from-tag is the tag in From of the INVITE, whoever sent it.
+	d := other.D
+	from, to := d.Local.Tag, d.Remote.Tag
+	if !d.Caller() {
+		from, to = to, from
+	}
+	number := d.Remote.URI.User
+	replaces := fmt.Sprintf("%s;to-tag=%s;from-tag=%s", d.CallID, to, from)
+	t.P.mu.Unlock()
+	t.referTo("<sip:"+number+"@"+Server.String()+"?Replaces="+url.QueryEscape(replaces)+">", headers...)
+}
+
+func (t *Talk) referTo(target string, headers ...string) {
+	t.request(sip.REFER, func(req *sip.Request) {
+		t.refer = req.CSeq().SeqNo
+		t.P.dress(req)
+		if target != "<>" {
+			req.AppendHeader(sip.NewHeader("Refer-To", target))
+		}
+		for _, h := range headers {
+			name, value, _ := strings.Cut(h, ": ")
+			req.AppendHeader(sip.NewHeader(name, value))
+		}
+	}, func(res *sip.Response) {
+		t.P.mu.Lock()
+		t.Status = res.StatusCode
+		t.P.mu.Unlock()
+	})
+}
+
+// ReferRaw transfers with a Refer-To of the test's own.
+func (t *Talk) ReferRaw(target string) { t.referTo(target) }
+
+// Send sends any request in the dialog and gives its answer to done.
+func (t *Talk) Send(method sip.RequestMethod, f func(*sip.Request), done func(*sip.Response)) {
+	t.request(method, f, done)
+}
+
+// find looks for the dialog of a request of the server.
+func (p *Phone) find(req *sip.Request) *Talk {
+	tag, _ := req.To().Params.Get("tag")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.talks {
+		if t.D.CallID == req.CallID().Value() && t.D.Local.Tag == tag && t.Ended == "" {
+			return t
+		}
+	}
+	return nil
+}
+
+// request takes requests of the server.
+func (p *Phone) request(tx *transaction.Server) {
+	req := tx.Request()
+	if got := req.Recipient.String(); got != p.Contact {
+		// "sip-overview" §3: letter for letter.
+		p.w.T.Errorf("%s: request to %s, its Contact is %s", p.Number, got, p.Contact)
+		tx.Answer(404)
+		return
+	}
+	if p.Intercept != nil {
+		if code := p.Intercept(req); code != 0 {
+			tx.Answer(code)
+			return
+		}
+	}
+	if _, in := req.To().Params.Get("tag"); !in {
+		if req.Method == sip.INVITE {
+			p.invited(tx)
+		} else {
+			tx.Answer(481)
+		}
+		return
+	}
+	t := p.find(req)
+	if t == nil {
+		tx.Answer(481)
+		return
+	}
+	p.mu.Lock()
+	err := t.D.Receive(req)
+	if err != nil {
+		p.mu.Unlock()
+		p.w.T.Errorf("%s: %s: %v", p.Number, req.Method, err)
+		tx.Answer(500)
+		return
+	}
+	t.see(req)
+	res := tx.Response(200, "")
+	p.dress(res)
+	switch req.Method {
+	case sip.BYE:
+		res.AppendHeader(sip.NewHeader("RTP-RxStat", Stats))
+	case sip.NOTIFY:
+		t.Reports = append(t.Reports, transaction.Header(req, "Event")+" "+transaction.Header(req, "Subscription-State")+" "+strings.TrimSpace(string(req.Body())))
+	case sip.INVITE, sip.UPDATE:
+		if len(req.Body()) > 0 {
+			s, err := sdp.Parse(req.Body())
+			var answer *sdp.Session
+			if err == nil {
+				answer, _, err = t.Neg.Answer(s, p.local(media.Both))
+			}
+			if err != nil {
+				p.mu.Unlock()
+				tx.Answer(488)
+				return
+			}
+			transaction.SetBody(res, "application/sdp", answer.Marshal())
+		}
+	}
+	transferred := req.Method == sip.NOTIFY && t.refer != 0 && strings.Contains(string(req.Body()), " 200 ")
+	p.mu.Unlock()
+	_ = tx.Respond(res)
+	if req.Method == sip.BYE {
+		t.end("BYE")
+	}
+	if transferred {
+		t.Bye()
+	}
+}
+
+// invited is a call for the phone.
+func (p *Phone) invited(tx *transaction.Server) {
+	req := tx.Request()
+	if p.Mute {
+		return
+	}
+	if p.Refuse != 0 {
+		tx.Answer(p.Refuse)
+		return
+	}
+	d, err := dialog.Incoming(req, tx.Tag())
+	if err != nil {
+		p.w.T.Errorf("%s: INVITE: %v", p.Number, err)
+		tx.Answer(400)
+		return
+	}
+	t := &Talk{P: p, D: d, Neg: sdp.NewNegotiation(), Invite: req, server: tx}
+	p.mu.Lock()
+	t.see(req)
+	p.talks = append(p.talks, t)
+	p.mu.Unlock()
+	ring := tx.Response(180, "")
+	if p.Early {
+		ring = tx.Response(183, "")
+		if body, ok := t.describe(); ok {
+			transaction.SetBody(ring, "application/sdp", body)
+		}
+	}
+	p.dress(ring)
+	_ = tx.Respond(ring)
+	tx.OnCancel(func(cancel *sip.Request) {
+		t.end("CANCEL " + transaction.Header(cancel, "Reason"))
+		tx.Answer(487)
+	})
+	tx.OnEnd(func(err error) {
+		if err != nil && t.Get().Ended == "" {
+			t.Bye() // no ACK
+		}
+	})
+	if p.Answer > 0 {
+		time.AfterFunc(p.Answer, t.PickUp)
+	}
+}
+
+func (t *Talk) describe() ([]byte, bool) {
+	t.P.mu.Lock()
+	defer t.P.mu.Unlock()
+	s, err := sdp.Parse(t.Invite.Body())
+	if err != nil {
+		return nil, false
+	}
+	if sent := t.Neg.Sent(); sent != nil {
+		return sent.Marshal(), true
+	}
+	answer, _, err := t.Neg.Answer(s, t.P.local(media.Both))
+	if err != nil {
+		return nil, false
+	}
+	return answer.Marshal(), true
+}
+
+// PickUp answers the call.
+func (t *Talk) PickUp() {
+	if t.Get().Ended != "" {
+		return
+	}
+	body, ok := t.describe()
+	if !ok {
+		t.end("488")
+		t.server.Answer(488)
+		return
+	}
+	res := t.server.Response(200, "")
+	t.P.dress(res)
+	transaction.SetBody(res, "application/sdp", body)
+	t.P.mu.Lock()
+	t.D.Confirm()
+	t.Status = 200
+	t.P.mu.Unlock()
+	_ = t.server.Respond(res)
+}
+
+func (p *Phone) ack(_ flow.Flow, ack *sip.Request) {}
