@@ -1,5 +1,7 @@
 package e2e
 
+import "strings"
+
 // morning is the main job's configuration: two Cisco phones with three lines, one VPN policy, and a softphone's line.
 const morning = `
 node:
@@ -59,3 +61,12 @@ const (
 	benPassword  = "x4Zn8Lb3YsGhBen2"
 	cleoPassword = "w9Tc5Jd6UkMfCleo"
 )
+
+// three is morning with a third phone, a 7900 in the clear.
+var three = strings.Replace(strings.Replace(morning, "lines:\n", `  - device: SEP001122AA0003
+    model: "7965"
+    security: nonsecure
+    password: "`+cleoPassword+`"
+    keys: [{blf: "302", label: Ben}]
+lines:
+`, 1), `  - {number: "303", user: cleo, password: "`+cleoPassword+`"}`, `  - {number: "303", user: cleo, phone: SEP001122AA0003, index: 1}`, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -12,11 +13,11 @@ import (
 	"ringfence/internal/feature"
 )
 
-// newPhone makes a simulated phone in the office of d; what happens to it is logged when the test fails.
+// newPhone makes a simulated phone in the office of d; made again, it finds its flash memory as it left it; what happens to it is logged when the test fails.
 func (d *daemon) newPhone(device, model string, i int, change ...func(*phone.Options)) *phone.Phone {
 	d.t.Helper()
 	o := phone.Options{
-		Device: device, Model: model, Server: netip.MustParseAddr(d.site.Address), Dir: d.t.TempDir(), Local: d.site.phoneAddress(i), StayDown: true,
+		Device: device, Model: model, Server: netip.MustParseAddr(d.site.Address), Dir: filepath.Join(filepath.Dir(d.config), device), Local: d.site.phoneAddress(i), StayDown: true,
 	}
 	var mu sync.Mutex
 	var events []string
