@@ -25,6 +25,11 @@ func newParser(limit int) *sip.Parser {
 	return p
 }
 
+var parseAny = newParser(1 << 20)
+
+// Parse reads one whole message as the flows do.
+func Parse(b []byte) (sip.Message, error) { return decode(parseAny, b) }
+
 // A frameError says why a stream cannot be cut into messages any more.
 type frameError string
 

@@ -1,15 +1,11 @@
 package registrar
 
 import (
-	"context"
 	"encoding/json"
 	"time"
 
 	"ringfence/sip/transaction"
 )
-
-// noContext names the parameter of tasks that are over at once.
-type noContext = context.Context
 
 // bucket of local.db.
 const bucketName = "sip_bindings"

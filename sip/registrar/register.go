@@ -91,9 +91,13 @@ func (r *Registrar) registerDevice(tx *transaction.Server, who caller, line stri
 		r.registerAliasLocked(tx, old, line, want)
 		return
 	}
-	e, rec := r.bindDeviceLocked(old, who, req, f, c, want)
+	e, rec, rival := r.bindDeviceLocked(old, who, req, f, c, want)
 	r.mu.Unlock()
 	r.save(rec)
+	if rival != "" {
+		r.note(e.Device, "two phones use this name: "+f.Remote().Addr().String()+" and "+rival, true)
+		r.opt.Log.Info("two phones use one device name", "phone", e.Device, "peer", f.Remote().Addr().String(), "other", rival)
+	}
 
 	res := tx.Response(200, "")
 	granted := strconv.Itoa(int(rec.granted / time.Second))
@@ -120,9 +124,10 @@ func (r *Registrar) registerDevice(tx *transaction.Server, who caller, line stri
 	r.emit(e)
 }
 
-// bindDeviceLocked makes the bindings of all lines of a device. r.mu is held.
-func (r *Registrar) bindDeviceLocked(old *record, who caller, req *sip.Request, f flow.Flow, c contact, want time.Duration) (Event, *record) {
-	now := time.Now()
+// bindDeviceLocked makes the bindings of all lines of a device. rival is the address of another phone that uses its name.
+// r.mu is held.
+func (r *Registrar) bindDeviceLocked(old *record, who caller, req *sip.Request, f flow.Flow, c contact, want time.Duration) (Event, *record, string) {
+	now, rival := time.Now(), ""
 	rec := old
 	if rec == nil {
 		rec = &record{key: who.device.Name, device: who.device.Name}
@@ -150,7 +155,7 @@ func (r *Registrar) bindDeviceLocked(old *record, who caller, req *sip.Request, 
 		if first.Load == "" {
 			first.Load, first.InactiveLoad, first.LastReset = was.Load, was.InactiveLoad, was.LastReset
 		}
-		r.rivalLocked(old, f, now)
+		rival = r.rivalLocked(old, f, now)
 		r.unindexLocked(old)
 	}
 	rec.granted = min(max(want, minExpires), r.opt.Expires)
@@ -161,7 +166,7 @@ func (r *Registrar) bindDeviceLocked(old *record, who caller, req *sip.Request, 
 	r.armLocked(rec)
 	flow.Keep(f, first.Expires.Add(2*keepBinding))
 	e.Bindings = rec.bindings
-	return e, rec
+	return e, rec, rival
 }
 
 // aliases makes the bindings of lines 2 and up: the primary's, with their own number and index (sip-registration.md §5).
@@ -185,20 +190,20 @@ func aliases(first *Binding, d DeviceInfo) []*Binding {
 	return out
 }
 
-// rivalLocked notices two phones with one name: both keep taking the registration from each other. r.mu is held.
-func (r *Registrar) rivalLocked(old *record, f flow.Flow, now time.Time) {
+// rivalLocked notices two phones with one name: they keep taking the registration from each other. It returns the address of
+// the other one. r.mu is held.
+func (r *Registrar) rivalLocked(old *record, f flow.Flow, now time.Time) string {
 	was := old.primary()
 	if was.Flow == nil || was.Flow.ID() == f.ID() || was.Flow.Remote().Addr() == f.Remote().Addr() || !was.Reachable() {
-		return
+		return ""
 	}
-	here := f.Remote().Addr().String()
-	if old.rivalFrom == here && now.Sub(old.rival) < 10*time.Minute {
-		text := "two phones use this name: " + here + " and " + was.Flow.Remote().Addr().String()
-		device := old.device
-		r.tasks.Go("sip note", func(ctx noContext) { r.note(device, text, true) })
-		r.opt.Log.Info("two phones use one device name", "phone", device, "peer", here)
+	here, there := f.Remote().Addr().String(), was.Flow.Remote().Addr().String()
+	again := old.rivalFrom == here && now.Sub(old.rival) < 10*time.Minute
+	old.rival, old.rivalFrom = now, there
+	if again {
+		return there
 	}
-	old.rival, old.rivalFrom = now, was.Flow.Remote().Addr().String()
+	return ""
 }
 
 // registerAliasLocked answers a secondary line that registers itself (older loads, bulk registration off): accepted with

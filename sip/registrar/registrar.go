@@ -30,7 +30,6 @@
 package registrar
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"sync"
@@ -221,7 +220,6 @@ type Registrar struct {
 	throttle *throttle
 	tokens   tokens
 	dummy    string
-	tasks    *task.Group
 
 	mu      sync.RWMutex
 	records map[string]*record
@@ -243,7 +241,7 @@ func New(o Options) (*Registrar, error) {
 	}
 	r := &Registrar{
 		opt: o, nonces: newNonces(5*time.Minute, 200000), throttle: newThrottle(), tokens: newTokens(),
-		dummy: transaction.NewTag(), tasks: task.NewGroup(context.Background(), o.Log),
+		dummy:   transaction.NewTag(),
 		records: make(map[string]*record), byLine: make(map[string][]*record), byFlow: make(map[string][]*record),
 	}
 	r.restore()
@@ -260,7 +258,6 @@ func (r *Registrar) Stop() {
 		}
 	}
 	r.mu.Unlock()
-	r.tasks.Stop()
 }
 
 func (r *Registrar) note(device, text string, failed bool) {

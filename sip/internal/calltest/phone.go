@@ -28,6 +28,8 @@ type Phone struct {
 	Answer time.Duration
 	// Refuse is what it answers an INVITE with, instead of ringing.
 	Refuse int
+	// Redirect is the Contact of a 302.
+	Redirect string
 	// Mute makes it ignore INVITEs altogether.
 	Mute bool
 	// Before an INVITE, UPDATE or other request is answered, with the dialog it belongs to; a code other than 0 is the answer.
@@ -240,6 +242,23 @@ func (p *Phone) call(number string, offer bool) *Talk {
 		t.end("not sent")
 	}
 	return t
+}
+
+// Raw sends an INVITE as change makes it and tells the final answer.
+func (p *Phone) Raw(number string, change func(*sip.Request), done func(code int)) {
+	me, to := sip.Uri{Scheme: "sip", User: p.Number, Host: Server.String()}, sip.Uri{Scheme: "sip", User: number, Host: Server.String()}
+	d := dialog.Outgoing(transaction.NewCallID(p.flow), dialog.Party{URI: me, Tag: transaction.NewTag()}, dialog.Party{URI: to}, to)
+	req := d.Request(sip.INVITE)
+	p.dress(req)
+	transaction.SetBody(req, "application/sdp", sdp.NewNegotiation().Offer(p.local(media.Both)).Marshal())
+	change(req)
+	if _, err := p.layer.Request(p.flow, req, func(res *sip.Response, err error) {
+		if err == nil && res.StatusCode >= 200 {
+			done(res.StatusCode)
+		}
+	}); err != nil {
+		p.w.T.Error(err)
+	}
 }
 
 func (t *Talk) end(why string) {
@@ -530,6 +549,10 @@ func (p *Phone) invited(tx *transaction.Server) {
 	}
 	if p.Refuse != 0 {
 		tx.Answer(p.Refuse)
+		return
+	}
+	if p.Redirect != "" {
+		tx.Answer(302, sip.NewHeader("Contact", p.Redirect))
 		return
 	}
 	d, err := dialog.Incoming(req, tx.Tag())

@@ -54,6 +54,9 @@ func Dial(t testing.TB, network, addr string, cfg *tls.Config) *Conn {
 	return k
 }
 
+// Close closes the connection.
+func (c *Conn) Close() { c.Net.Close() }
+
 // Local is the client's own address.
 func (c *Conn) Local() string { return c.Net.LocalAddr().String() }
 

@@ -128,7 +128,7 @@ func Lines(ms []sip.Message) []string {
 // Message parses raw SIP; single line ends become CRLF and a missing Content-Length is added.
 func Message(t testing.TB, raw string) sip.Message {
 	t.Helper()
-	m, err := sip.ParseMessage([]byte(Wire(raw)))
+	m, err := flow.Parse([]byte(Wire(raw)))
 	if err != nil {
 		t.Fatalf("parse %q: %v", raw, err)
 	}
