@@ -251,7 +251,11 @@ func (c *checker) policyIDs() []string {
 // missing reports a reference to nothing, with the nearest of what there is.
 func (c *checker) missing(path, what, name string, known []string, section string) {
 	hint := "declare it under " + section
-	switch near := nearest(name, known); {
+	near := ""
+	if len(c.f.list) < 4*maxErrors { // beyond that nobody reads it, and it is dear in a large plan
+		near = nearest(name, known)
+	}
+	switch {
 	case near != "":
 		hint = fmt.Sprintf("did you mean %s? Otherwise declare it under %s", near, section)
 	case len(known) > 0 && len(known) <= 8:

@@ -100,7 +100,7 @@ func TestChecks(t *testing.T) {
 		{"group without members", `members: ["302"]`, `members: []`, "group 371 has no members", "add members"},
 		{"member twice", `members: ["301", "371"]`, `members: ["301", "301"]`, "301 is a member twice", ""},
 		{"park come-back to itself", "then: \"group:370\"", "then: \"extension:385\"", "comes back to slot 385", ""},
-		{"reminder after the end", "slots: 381-389,", "slots: 381-389, seconds: 30,", "the reminder comes after 50 s", ""},
+		{"reminder after the end", "slots: 381-389,", "slots: 381-389, seconds: 30, reminder_seconds: 50,", "the reminder comes after 50 s", ""},
 		{"forward rule without rights", "rights: [internal, local]", "rights: [internal]", "forwards to 95550100 without the right local", "add local"},
 		{"forward to itself", `forward: "95550100"`, `forward: "301"`, "forwards to itself", ""},
 		{"forward to nothing", `forward: "95550100"`, `forward: "8888"`, "no number 8888", ""},
@@ -184,6 +184,9 @@ func TestAllowed(t *testing.T) {
 		{"shared lines of a model without known limit", minimal + "phones: [{device: SEP001122AA0002, model: 7861}]\nlines: [{number: \"1\", phone: SEP001122AA0002, max_calls: 200}]"},
 		{"gateway with port", minimal + `vpn: {hosts: ["vpn.example.net:8443", 192.0.2.1, "[2001:db8::1]:443"]}`},
 		{"keys on modules", minimal + "phones: [{device: SEP001122AA0002, model: 8851, modules: [BEKEM], keys: [" + strings.Repeat(`{speed: "1"},`, 40) + "]}]\nlines: [{number: \"1\", phone: SEP001122AA0002}]"},
+		{"call limit below the default of busy_at", minimal + "lines: [{number: \"1\", password: abcdefgh1, max_calls: 1}]"},
+		{"parking shorter than the default reminder", minimal + "parking: [{id: a, slots: 1-2, seconds: 30}]"},
+		{"fewer connections than the default of one source", minimal + "sip: {max_flows: 10}"},
 		{"empty sections", minimal + "users:\nphones:\nlines:\nvpn:\n  policies:\nsip:\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) { mustParse(t, tc.text) })
@@ -213,6 +216,7 @@ func TestNotices(t *testing.T) {
 		{"code not used", minimal + "phones: [{device: SEP001122AA0002, model: 8851, capf_code: \"1234\"}]", "is not asked for"},
 		{"EC key", minimal + "phones: [{device: SEP001122AA0002, model: 8851, lsc_key: p256}]", "encrypted device files need an RSA key"},
 		{"other address", "node: {address: 192.0.2.10, listen: {tvs: 127.0.0.1:2445}}", "phones are told 192.0.2.10 but tvs listens on 127.0.0.1"},
+		{"pattern that matches nothing", minimal + "include: [\"none/*.yaml\"]", "test.yaml:2:11: no file matches none/*.yaml"},
 		{"odd ports", "node: {address: 192.0.2.10, listen: {tftp: 0.0.0.0:6969}}", "tftp 69"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

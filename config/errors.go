@@ -31,6 +31,7 @@ type Error struct {
 	Message string
 	Hint    string
 
+	at      pos // its excerpt is drawn when all secrets of the document are known
 	excerpt string
 	order   int // of the file in the order of loading, so that faults sort as an editor would walk them
 	cause   error
@@ -69,6 +70,17 @@ func (e Errors) Error() string {
 		b.WriteString(f.Error())
 	}
 	return b.String()
+}
+
+// Brief is the first fault on one line, with the number of the others.
+func (e Errors) Brief() string {
+	switch len(e) {
+	case 0:
+		return "no fault"
+	case 1:
+		return e[0].Brief()
+	}
+	return fmt.Sprintf("%s, and %s; \"ringfence config check\" shows them", e[0].Brief(), count(len(e)-1, "more fault"))
 }
 
 // Unwrap lets errors.Is and errors.As look into every fault.
@@ -127,11 +139,10 @@ func (f *faults) add(at pos, path, message, hint string) *Error {
 		f.more++
 		return nil
 	}
-	e := &Error{Line: at.line, Column: at.col, Path: path, Message: message, Hint: hint}
+	e := &Error{Line: at.line, Column: at.col, Path: path, Message: message, Hint: hint, at: at}
 	if at.src != nil {
 		e.File, e.order = at.src.name, at.src.order
 	}
-	e.excerpt = at.src.excerpt(at.line, at.col)
 	f.list = append(f.list, e)
 	return e
 }
@@ -149,6 +160,9 @@ func (f *faults) errors() Errors {
 	if len(out) > maxErrors {
 		more += len(out) - maxErrors
 		out = out[:maxErrors:maxErrors]
+	}
+	for _, e := range out {
+		e.excerpt, e.at = e.at.src.excerpt(e.at.line, e.at.col), pos{}
 	}
 	if more > 0 {
 		out = append(out, &Error{File: out[0].File, Message: fmt.Sprintf("%d more faults are not shown", more), Hint: "correct the first ones and check again"})

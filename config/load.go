@@ -54,6 +54,7 @@ type loader struct {
 	f       *faults
 	files   []loaded
 	bytes   int
+	notices []Notice
 	partial bool // a file could not be read, so that what is missing may stand there
 }
 
@@ -72,10 +73,42 @@ func (l *loader) document(root *node) (*Document, []Notice) {
 	d.index.marks[""] = mark{root.pos, root.pos}
 	dec := &decoder{f: l.f, ix: d.index, sys: l.sys}
 	dec.object(v, root, "")
+	d.settle()
 	d.link()
-	c := &checker{d: d, ix: d.index, f: l.f, partial: l.partial}
+	c := &checker{d: d, ix: d.index, f: l.f, partial: l.partial, notices: l.notices}
 	c.run()
-	return d, c.notices
+	return d, boundNotices(c.notices)
+}
+
+// settle lowers defaults that another declared value contradicts. What is declared itself is left for the check.
+func (d *Document) settle() {
+	declared := func(format string, i int) bool {
+		_, ok := d.index.marks[fmt.Sprintf(format, i)]
+		return ok
+	}
+	for i := range d.Lines {
+		if l := &d.Lines[i]; !declared("lines[%d].busy_at", i) {
+			l.BusyAt = min(l.BusyAt, l.MaxCalls)
+		}
+	}
+	for i := range d.Parking {
+		if p := &d.Parking[i]; !declared("parking[%d].reminder_seconds", i) && p.Reminder > p.Seconds {
+			p.Reminder = 0
+		}
+	}
+	if _, ok := d.index.marks["sip.max_flows_per_source"]; !ok {
+		d.SIP.MaxFlowsPerIP = min(d.SIP.MaxFlowsPerIP, d.SIP.MaxFlows)
+	}
+}
+
+const maxNotices = 100
+
+func boundNotices(list []Notice) []Notice {
+	if len(list) > maxNotices {
+		more := fmt.Sprintf("%d more notices are not shown", len(list)-maxNotices)
+		list = append(list[:maxNotices:maxNotices], Notice{Position: list[0].Position, Message: more})
+	}
+	return list
 }
 
 // file parses one file and merges what it includes into it. Own content comes before that of included files.
@@ -137,6 +170,9 @@ func (l *loader) expand(item *node) []string {
 	if err != nil {
 		l.f.add(item.pos, "include", fmt.Sprintf("%q is not a pattern of file names", clip(item.text)), `like "phones/*.yaml"`)
 		return nil
+	}
+	if len(paths) == 0 {
+		l.notices = append(l.notices, Notice{item.pos.position(), "include", fmt.Sprintf("no file matches %s", clip(item.text)), "patterns are relative to the folder of this file"})
 	}
 	slices.Sort(paths)
 	return paths

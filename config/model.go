@@ -182,7 +182,7 @@ type Line struct {
 	CallerID      CallerID   `yaml:"caller_id" doc:"How the line presents itself."`
 	Rights        []string   `yaml:"rights" default:"[internal]" max:"30" pattern:"^[a-z][a-z0-9_-]*$" want:"a name in lower case" doc:"What may be called: internal, local, national, international, premium, or names of routes_out rights."`
 	MaxCalls      int        `yaml:"max_calls" default:"4" min:"1" max:"200" doc:"Calls at once, up to the model's limit."`
-	BusyAt        int        `yaml:"busy_at" default:"2" min:"1" max:"200" doc:"Number of calls from which a further one finds the line busy."`
+	BusyAt        int        `yaml:"busy_at" default:"2" min:"1" max:"200" doc:"Number of calls from which a further one finds the line busy; the default is never above max_calls."`
 	RingSeconds   int        `yaml:"ring_seconds" default:"30" min:"1" max:"600" doc:"How long a call rings before on_no_answer."`
 	OnBusy        Dest       `yaml:"on_busy" default:"busy" doc:"Where a call goes that finds the line busy."`
 	OnNoAnswer    Dest       `yaml:"on_no_answer" default:"hangup" doc:"Where a call goes that nobody answers."`
@@ -229,7 +229,7 @@ type ParkLot struct {
 	ID       string   `yaml:"id" required:"true" max:"32" pattern:"^[A-Za-z0-9][A-Za-z0-9._@-]*$" want:"letters, digits and . _ @ -" doc:"Name of the lot."`
 	Slots    string   `yaml:"slots" required:"true" pattern:"^[0-9]+(-[0-9]+)?$" want:"a range of numbers like 381-389" number:"true" doc:"Range of numbers: 381-389."`
 	Seconds  int      `yaml:"seconds" default:"60" min:"5" max:"3600" doc:"How long a call stays parked."`
-	Reminder int      `yaml:"reminder_seconds" default:"50" min:"0" max:"3600" doc:"When the parker is reminded; 0 is never."`
+	Reminder int      `yaml:"reminder_seconds" default:"50" min:"0" max:"3600" doc:"When the parker is reminded; 0 is never, and the default where seconds is shorter."`
 	Comeback Comeback `yaml:"comeback" doc:"What happens to a call that nobody retrieves."`
 	Music    string   `yaml:"music" default:"default" doc:"Music class heard by the parked party."`
 	Order    string   `yaml:"order" default:"first" enum:"first,rotating,random" doc:"Which free slot is taken: first, rotating or random."`

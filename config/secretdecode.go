@@ -36,6 +36,8 @@ func (d *decoder) secret(v reflect.Value, n *node, path string, f field) {
 	}
 	n.pos.hide()
 	switch {
+	case n.text == redacted, n.kind == kindList && len(n.items) == 1 && "["+n.items[0].text+"]" == redacted:
+		d.fault(n.pos, path, lastKey(path)+" is "+redacted+", which stands where a secret is not shown", "write the secret itself; ringfence config edit shows it")
 	case n.kind == kindNull:
 		d.fault(n.pos, path, lastKey(path)+" has no value", "want "+secretForms+", or leave the key out")
 	case n.kind != kindText:
