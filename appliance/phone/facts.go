@@ -11,17 +11,18 @@ var fileName = regexp.MustCompile(`(?i)[^\s"',;]+\.(?:tlv|xml|sgn|loads|sbn|jar|
 
 // What a file is, by its name (provisioning.md §1.2, §1.4, §1.5).
 var (
-	deviceFile    = regexp.MustCompile(`(?i)SEP[0-9A-F]{12}\.cnf\.xml`)
-	trustFile     = regexp.MustCompile(`(?i)(?:CTL|ITL)(?:SEP[0-9A-F]{12}|File)\.tlv`)
-	firmwareFile  = regexp.MustCompile(`(?i)(?:\.loads|\.sbn|\.bin\d?\.sgn|\.zz\.sgn)$|^(?:kern|rootfs|sb2|ssb)`)
-	signedFile    = regexp.MustCompile(`(?i)\.sgn$`)
-	encryptedFile = regexp.MustCompile(`(?i)\.enc\.sgn$`)
+	deviceFile   = regexp.MustCompile(`(?i)SEP[0-9A-F]{12}\.cnf\.xml`)
+	trustFile    = regexp.MustCompile(`(?i)(?:CTL|ITL)(?:SEP[0-9A-F]{12}|File)\.tlv`)
+	firmwareFile = regexp.MustCompile(`(?i)(?:\.loads|\.sbn|\.bin\d?\.sgn|\.zz\.sgn)$|^(?:kern|rootfs|sb2|ssb)`)
+	signedFile   = regexp.MustCompile(`(?i)\.sgn$`)
 	// Files that are named in the configuration: asking for one proves that the configuration was accepted (§1.1, §1.3).
 	acceptedFile = regexp.MustCompile(`(?i)^(?:.*/)?(?:dial[^/]*|[^/]*soft-?key[^/]*|keys[^/]*|[^/]*template[^/]*|[^/]*policy[^/]*)\.xml(?:\.sgn)?$`)
 	appDialRules = regexp.MustCompile(`(?i)AppDialRules`)
 
-	refusedText = regexp.MustCompile(`(?i)\b404\b|not found|no such|not declared|unknown`)
-	goneText    = regexp.MustCompile(`(?i)closed|lost|unregister|expired|gone|challeng|\b401\b|no longer`)
+	refusedText    = regexp.MustCompile(`(?i)\b404\b|not found|not declared`)
+	stubText       = regexp.MustCompile(`(?i)\bstub\b`)
+	registeredText = regexp.MustCompile(`(?i)^(?:re-?)?registered\b`)
+	goneText       = regexp.MustCompile(`(?i)^(?:connection closed|unregistered|registration expired)`)
 )
 
 // facts is what a record says about the present boot: everything since the last registration, or all of it.
@@ -46,8 +47,11 @@ type facts struct {
 }
 
 func isRegistered(e *Entry) bool {
-	return e.Step == Register && !e.Failed && !goneText.MatchString(e.Text)
+	return e.Step == Register && !e.Failed && registeredText.MatchString(e.Text)
 }
+
+// isGone tells whether e is the end of a registration, whoever ended it.
+func isGone(e *Entry) bool { return e.Step == Register && goneText.MatchString(e.Text) }
 
 func gather(device string, known Facts, record []Entry, now time.Time) *facts {
 	f := &facts{Facts: known, now: now, device: device}
@@ -84,8 +88,11 @@ func (f *facts) file(e *Entry) {
 	signed := signedFile.MatchString(name)
 	switch {
 	case name == "":
-		if e.Step == Trust {
+		switch {
+		case e.Step == Trust:
 			f.trust = e
+		case e.Failed: // about the device file as a whole
+			f.refused = later(f.refused, e)
 		}
 	case trustFile.MatchString(name):
 		f.trust = e
@@ -122,14 +129,14 @@ func later(a, b *Entry) *Entry {
 	return a
 }
 
-// failure is the newest failed entry of the steps that has one of the words, nil when none. A success of the same step after
-// it clears it. No words: any failure.
+// failure is the newest failed entry of the steps that has one of the words, nil when none. A later entry of the same step
+// that did not fail clears it. No words: any failure.
 func (f *facts) failure(words *regexp.Regexp, steps ...Step) *Entry {
 	var found *Entry
 	for i := range f.entries {
 		e := &f.entries[i]
 		for _, s := range steps {
-			if e.Step != s || !e.Failed || words != nil && !words.MatchString(e.Text) {
+			if e.Step != s || !e.Failed || isGone(e) || words != nil && !words.MatchString(e.Text) {
 				continue
 			}
 			found = later(found, e)
@@ -137,7 +144,7 @@ func (f *facts) failure(words *regexp.Regexp, steps ...Step) *Entry {
 	}
 	if found != nil {
 		for i := range f.entries {
-			if e := &f.entries[i]; e.Step == found.Step && !e.Failed && e.Last.After(found.Last) && !goneText.MatchString(e.Text) {
+			if e := &f.entries[i]; e.Step == found.Step && !e.Failed && e.Last.After(found.Last) && !isGone(e) {
 				return nil
 			}
 		}

@@ -30,7 +30,7 @@ const (
 )
 
 var (
-	wordsCode        = regexp.MustCompile(`(?i)code|password|proof|too many wrong`)
+	wordsCode        = regexp.MustCompile(`(?i)code|password|proof|no certificate given|too many wrong`)
 	wordsUnknown     = regexp.MustCompile(`(?i)unknown|not declared|not due`)
 	wordsAfterSent   = regexp.MustCompile(`(?i)after the certificate|did not store`)
 	wordsKey         = regexp.MustCompile(`(?i)public key|no key|key generation`)
@@ -39,6 +39,10 @@ var (
 	wordsPool        = regexp.MustCompile(`(?i)pool|no (?:free )?address|exhausted|sessions? limit|too many sessions`)
 	wordsUser        = regexp.MustCompile(`(?i)\b(?:wrong|other|unknown|unexpected|foreign) (?:digest )?user|user(?:name)? .*(?:instead|not |is )|secondary`)
 	wordsPassword    = regexp.MustCompile(`(?i)password|\b403\b|digest|credential|secret`)
+	wordsTransfer    = regexp.MustCompile(`(?i)stopped taking|aborted|cut off`)
+	wordsOurs        = regexp.MustCompile(`(?i)^refused: server:`)
+	wordsNotTLS      = regexp.MustCompile(`(?i)is not TLS|not over TLS`)
+	wordsTwo         = regexp.MustCompile(`(?i)two phones`)
 	wordsLine        = regexp.MustCompile(`(?i)\b404\b|no such line|unknown line|line .*(?:not|is)|not (?:a )?line`)
 	wordsLimit       = regexp.MustCompile(`(?i)limit|too many|throttl|overload|\b503\b`)
 	wordsMPP         = regexp.MustCompile(`(?i)-3PCC\b|multiplatform`)
@@ -83,6 +87,17 @@ var rules = []rule{
 		do:   eraseTrustList,
 	},
 	{
+		name: "transfer breaks off", page: "§3", step: File,
+		match: func(f *facts) *Entry {
+			if f.refused != nil && wordsTransfer.MatchString(f.refused.Text) && (f.deviceFile == nil || !f.deviceFile.Last.After(f.refused.Last)) {
+				return f.refused
+			}
+			return nil
+		},
+		what: "the phone asks for its device file but stops taking it half-way",
+		do:   "look for a firewall, packet loss or a small MTU between phone and appliance; over a VPN lower the policy's mtu:",
+	},
+	{
 		name: "file cannot be made", page: "§4", step: File,
 		match: func(f *facts) *Entry {
 			if f.refused != nil && (f.deviceFile == nil || f.refused.Last.After(f.deviceFile.Last)) {
@@ -114,6 +129,12 @@ var rules = []rule{
 		},
 		what: "the phone goes through the same short list of files about every 45 s: no usable configuration arrives",
 		do:   "the answer is lost or cut on its way: look for a firewall or a small MTU between phone and appliance, and try the other transport (HTTP 6970 or TFTP)",
+	},
+	{
+		name: "enrolment fault of ours", page: "capf.md §8", step: CAPF,
+		match: func(f *facts) *Entry { return f.failure(wordsOurs, CAPF) },
+		what:  "enrolment failed on the appliance's side",
+		do:    "see the reason in the record and the daemon's log for the phone's name; ringfence status shows whether the store or the authority is down",
 	},
 	{
 		name: "enrolment code", page: "capf.md §8", step: CAPF,
@@ -181,6 +202,18 @@ var rules = []rule{
 		do:    "type user name and password again at the phone; after many wrong ones wait until the throttle lets go",
 	},
 	{
+		name: "two phones of one name", page: "sip-registration.md", step: Register, warn: true,
+		match: func(f *facts) *Entry { return f.failure(wordsTwo, Register) },
+		what:  "two phones use this name and keep taking the registration from each other",
+		do:    "find the one that is not it by the addresses in the record; a phone whose configuration was copied, or a softphone with this device's password, must be changed",
+	},
+	{
+		name: "not over TLS", page: "§14", step: Register,
+		match: func(f *facts) *Entry { return f.failure(wordsNotTLS, Register) },
+		what:  "the phone is declared encrypted but registers without TLS, so it runs on an old device file",
+		do:    "restart the phone so that it fetches its file and enrols; or set security: nonsecure",
+	},
+	{
 		name: "user of a secondary line", page: "§1.3, §5", step: Register,
 		match: func(f *facts) *Entry { return f.failure(wordsUser, Register) },
 		what:  "the phone accepted its configuration but registers with a wrong user: a secondary line carries credentials of its own",
@@ -231,12 +264,13 @@ var rules = []rule{
 		name: "enrolment does not begin", page: "§1, capf.md §1", step: CAPF,
 		match: func(f *facts) *Entry {
 			fetched := later(f.deviceFile, f.accepted)
-			if f.Secure && !f.Certificate && f.accepted != nil && f.any(CAPF, Register) == nil && f.quiet(fetched, settle) {
+			told := f.accepted != nil || f.deviceFile != nil && stubText.MatchString(f.deviceFile.Text)
+			if f.Secure && !f.Certificate && told && f.any(CAPF, Register) == nil && f.quiet(fetched, settle) {
 				return fetched
 			}
 			return nil
 		},
-		what: "the phone accepted its configuration, which tells it to enrol, but it never came to the CAPF port",
+		what: "the phone fetched a file that tells it to enrol, but it never came to the CAPF port",
 		do:   "TCP port 3804 must reach the appliance; a phone that does not trust the CAPF certificate hangs up before it says its name: erase its trust list then",
 	},
 	{
@@ -275,8 +309,16 @@ var rules = []rule{
 	{
 		name: "gone", page: "sip-registration.md §7", step: Register,
 		match: func(f *facts) *Entry {
-			if f.registered != nil && f.now.Sub(f.newest) > silent {
-				return f.registered
+			var last *Entry
+			for i := range f.entries {
+				last = later(last, &f.entries[i])
+			}
+			switch {
+			case f.registered == nil:
+			case last != nil && isGone(last) && last.Failed: // it ran out: silent for longer than a registration lasts
+				return last
+			case f.now.Sub(f.newest) > silent:
+				return later(f.registered, last)
 			}
 			return nil
 		},

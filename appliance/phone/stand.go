@@ -131,7 +131,7 @@ func (f *facts) step(step Step) StepStand {
 				st.State = StepSkipped
 			}
 		}
-	case step == Register && e != nil && !isRegistered(e) && !e.Failed,
+	case step == Register && e != nil && !isRegistered(e) && (!e.Failed || isGone(e)),
 		step == File && f.deviceFile == nil && f.refused == nil:
 		st.State = StepMissing
 	case step == CAPF && st.State == StepMissing && (!f.Secure || f.Certificate),

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -42,7 +43,7 @@ func TestDamagedFileIsNamedAndLeftAlone(t *testing.T) {
 		"other content": func(b []byte) []byte { return []byte("this is a text and no database, long enough to be looked at") },
 		"one byte":      func(b []byte) []byte { return b[:1] },
 		"zeros":         func(b []byte) []byte { return make([]byte, len(b)) },
-		"cut in half":   func(b []byte) []byte { return b[:len(b)/4096/4*4096] },
+		"cut off":       func(b []byte) []byte { return b[:6*4096] },
 		"heads gone":    func(b []byte) []byte { clear(b[:8192]); return b },
 		"log value changed": func(b []byte) []byte {
 			for i := range len(b) / 4096 {
@@ -83,9 +84,14 @@ func TestDamagedFileIsNamedAndLeftAlone(t *testing.T) {
 // Any page may be lost: opening finds it, or the page was free and everything is there.
 func TestLostPagesAreFoundOnOpening(t *testing.T) {
 	file, want := sampleFile(t)
-	pages := len(file) / 4096
-	found := 0
-	for page := range pages {
+	// What lies beyond the pages in use is room to grow.
+	pages := int(max(binary.NativeEndian.Uint64(file[16+40:]), binary.NativeEndian.Uint64(file[4096+16+40:])))
+	file = file[:pages*4096]
+	found, step := 0, 1
+	if testing.Short() {
+		step = 7
+	}
+	for page := 0; page < pages; page += step {
 		for kind, fill := range []func([]byte){func(p []byte) { clear(p) }, func(p []byte) {
 			r := rand.New(rand.NewPCG(1, uint64(page)))
 			for i := range p {
@@ -118,5 +124,5 @@ func TestLostPagesAreFoundOnOpening(t *testing.T) {
 	if found == 0 {
 		t.Error("no damage was found")
 	}
-	t.Logf("%d pages, %d of %d damages refused", pages, found, 2*pages)
+	t.Logf("%d damages refused", found)
 }

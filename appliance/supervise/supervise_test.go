@@ -1,8 +1,10 @@
 package supervise
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -265,6 +267,37 @@ func TestStopIsBoundedAndNamesWhoDoesNotEnd(t *testing.T) {
 		}
 		close(release)
 		synctest.Wait()
+	})
+}
+
+// A server whose Stop ends its Run, as most do, stops without being called a failure.
+func TestStopThatEndsRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := New(slog.New(slog.NewTextHandler(&log, nil)))
+		stops := 0
+		closed := make(chan struct{})
+		s.Add(Service{Name: "http", Run: func(context.Context) error { <-closed; return nil },
+			Stop: func(context.Context) error {
+				if stops++; stops == 1 {
+					close(closed)
+					time.Sleep(time.Millisecond) // Run returns first
+				}
+				return nil
+			}})
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := s.Stop(t.Context()); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		if h := s.Health()[0]; h.State != Stopped || h.Restarts != 0 || stops != 1 {
+			t.Errorf("%+v, stopped %d times", h, stops)
+		}
+		if strings.Contains(log.String(), "failed") {
+			t.Errorf("log: %s", log.String())
+		}
 	})
 }
 
