@@ -273,7 +273,7 @@ func TestBootTogether(t *testing.T) {
 // number of connections of one source is bounded.
 func TestSlowSenders(t *testing.T) {
 	w := newWorld(t)
-	const patience = 2 * time.Second
+	const patience = 4 * time.Second
 	addr := startHTTP(t, w, func(o *HTTPOptions) {
 		o.Limits, o.HeaderTime = netlimit.Limits{Total: 300, PerSource: 201}, patience
 	})
@@ -289,8 +289,8 @@ func TestSlowSenders(t *testing.T) {
 			io.WriteString(c, "GET / HTTP/1.1\r\nX: ")
 		}
 	}
-	get := func() error {
-		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	get := func() error { // before the slow ones are closed
+		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience - time.Second}
 		res, err := c.Get("http://" + addr + "/ITLFile.tlv")
 		if err != nil {
 			return err
@@ -299,12 +299,8 @@ func TestSlowSenders(t *testing.T) {
 		_, err = io.Copy(io.Discard, res.Body)
 		return err
 	}
-	began := time.Now()
 	if err := get(); err != nil {
 		t.Fatal(err)
-	}
-	if took := time.Since(began); took > patience {
-		t.Errorf("a file took %s", took)
 	}
 	// The 201st is the limit.
 	c, err := net.Dial("tcp", addr)
