@@ -42,8 +42,15 @@ func (s *memory) Get(key string) ([]byte, bool) {
 func (s *memory) Scan(prefix string, fn func(string, []byte) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, k := range slices.Sorted(maps.Keys(s.m)) {
-		if strings.HasPrefix(k, prefix) && !fn(k, bytes.Clone(s.m[k])) {
+	var keys []string
+	for k := range s.m {
+		if strings.HasPrefix(k, prefix) {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		if !fn(k, bytes.Clone(s.m[k])) {
 			return
 		}
 	}

@@ -58,6 +58,9 @@ type Options struct {
 	MaxConns           int
 	MaxConnsPerAddress int
 	Timeouts           Timeouts
+	// SessionID gives a session its id; nil takes random ones, without which a proof could be replayed. It is there for
+	// replaying recorded sessions, whose proofs are bound to theirs.
+	SessionID func() uint32
 
 	// Legacy allows TLS 1.0 and RSA key exchange, for phones that know nothing else (7900 series). crypto/tls splits each
 	// TLS 1.0 message into two records, which some of those phones do not survive.
@@ -90,7 +93,6 @@ type Server struct {
 	ln      net.Listener
 	tls     *tls.Config
 	guesses *guesses
-	newID   func() uint32
 
 	sessions, installed, idle, other, refused, lost, turned atomic.Uint64
 
@@ -115,9 +117,12 @@ func New(o Options) (*Server, error) {
 	if o.MaxConnsPerAddress == 0 {
 		o.MaxConnsPerAddress = 512
 	}
+	if o.SessionID == nil {
+		o.SessionID = randomID
+	}
 	o.Timeouts = o.Timeouts.withDefaults()
 	s := &Server{
-		opts: o, log: o.Log.With("component", "capf"), guesses: newGuesses(), newID: randomID,
+		opts: o, log: o.Log.With("component", "capf"), guesses: newGuesses(),
 		conns: make(map[net.Conn]netip.Addr), perIP: make(map[netip.Addr]int), stop: make(chan struct{}),
 	}
 	s.tls = &tls.Config{
@@ -264,23 +269,29 @@ func (s *Server) closeAll() {
 
 // serve does the handshake and the dialogue of one connection. Only this goroutine waits for its peer.
 func (s *Server) serve(ctx context.Context, raw net.Conn, peer netip.Addr) {
-	start := time.Now()
 	c := tls.Server(raw, s.tls)
-	raw.SetDeadline(start.Add(s.opts.Timeouts.Handshake))
+	raw.SetDeadline(time.Now().Add(s.opts.Timeouts.Handshake))
 	if err := c.HandshakeContext(ctx); err != nil {
 		s.lost.Add(1)
 		s.log.Info("handshake", "peer", peer, "err", err)
 		return
 	}
-	s.sessions.Add(1)
+	s.ServeConn(ctx, c, peer)
+}
+
+// ServeConn goes through one session on a connection that somebody else has accepted and secured, and closes it: for TLS
+// endpoints other than this server's own. Each Write has to become one record.
+func (s *Server) ServeConn(ctx context.Context, c net.Conn, peer netip.Addr) {
 	defer c.Close()
-	ses := &session{backend: s.opts.Backend, guesses: s.guesses, peer: peer, id: s.newID()}
+	start := time.Now()
+	s.sessions.Add(1)
+	ses := &session{backend: s.opts.Backend, guesses: s.guesses, peer: peer, id: s.opts.SessionID()}
 	err := s.converse(ctx, c, ses)
 	s.report(ses, err, time.Since(start))
 }
 
 // converse runs the dialogue: messages in, answers out, until END_SESSION or a lost connection.
-func (s *Server) converse(ctx context.Context, c *tls.Conn, ses *session) error {
+func (s *Server) converse(ctx context.Context, c net.Conn, ses *session) error {
 	if err := s.write(c, ses, ses.open()); err != nil {
 		return err
 	}
@@ -322,15 +333,17 @@ func (s *Server) converse(ctx context.Context, c *tls.Conn, ses *session) error 
 	return nil
 }
 
-func (s *Server) write(c *tls.Conn, ses *session, b Body) error {
+func (s *Server) write(c net.Conn, ses *session, b Body) error {
 	c.SetWriteDeadline(time.Now().Add(s.opts.Timeouts.Write))
 	return WriteMessage(c, Message{Session: ses.id, Body: b})
 }
 
 // linger lets a peer whose message was not read to its end read END_SESSION: closing with bytes unread would reset the
 // connection and may destroy it.
-func linger(c *tls.Conn) {
-	c.CloseWrite()
+func linger(c net.Conn) {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+	}
 	c.SetReadDeadline(time.Now().Add(time.Second))
 	io.CopyN(io.Discard, c, 4*maxBody)
 }

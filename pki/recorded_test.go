@@ -1,4 +1,4 @@
-package capf_test
+package pki_test
 
 import (
 	"bytes"
@@ -42,8 +42,15 @@ func (s *memory) Get(key string) ([]byte, bool) {
 func (s *memory) Scan(prefix string, fn func(string, []byte) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, k := range slices.Sorted(maps.Keys(s.m)) {
-		if strings.HasPrefix(k, prefix) && !fn(k, bytes.Clone(s.m[k])) {
+	var keys []string
+	for k := range s.m {
+		if strings.HasPrefix(k, prefix) {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		if !fn(k, bytes.Clone(s.m[k])) {
 			return
 		}
 	}
@@ -91,7 +98,7 @@ var made = sync.OnceValues(func() (first struct {
 func recordedTime() time.Time { return time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC) }
 
 func readPEM(name string) (cert *x509.Certificate, key crypto.Signer, err error) {
-	b, err := os.ReadFile(filepath.Join("testdata", "keys", name))
+	b, err := os.ReadFile(filepath.Join("capf", "testdata", "keys", name))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -119,6 +126,19 @@ type bench struct {
 	policy map[string]pki.DevicePolicy
 	mu     sync.Mutex
 	notes  []string
+	ahead  time.Duration // of recordedTime
+}
+
+func (b *bench) now() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return recordedTime().Add(b.ahead)
+}
+
+func (b *bench) advance(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ahead += d
 }
 
 func serve(t testing.TB, policy map[string]pki.DevicePolicy, change ...func(*capf.Options)) *bench {
@@ -137,7 +157,7 @@ func serve(t testing.TB, policy map[string]pki.DevicePolicy, change ...func(*cap
 		t.Fatal(err)
 	}
 	b.Authority, err = pki.Open(t.Context(), pki.Options{
-		State: b.state, KeyFile: keyFile, Now: recordedTime, MICRoots: []*x509.Certificate{micCA},
+		State: b.state, KeyFile: keyFile, Now: b.now, MICRoots: []*x509.Certificate{micCA},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +244,7 @@ type recorded struct {
 
 func recording(t testing.TB, name string) []recorded {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", "vectors", name))
+	b, err := os.ReadFile(filepath.Join("capf", "testdata", "vectors", name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +270,7 @@ type expectation struct {
 // expectations by the manifest's column "product".
 func expectations(t *testing.T) map[string]expectation {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", "manifest.json"))
+	b, err := os.ReadFile(filepath.Join("capf", "testdata", "manifest.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,8 +345,9 @@ func TestServerMeetsRecordedPhones(t *testing.T) {
 func replay(t *testing.T, name string, want expectation) {
 	lines := recording(t, name)
 	policy := pki.DevicePolicy{Key: want.key, Auth: want.auth, Code: want.code}
-	b := serve(t, map[string]pki.DevicePolicy{phone: policy, "SEP0011223344EE": policy})
-	b.SetSessionID(lines[0].Session)
+	b := serve(t, map[string]pki.DevicePolicy{phone: policy, "SEP0011223344EE": policy}, func(o *capf.Options) {
+		o.SessionID = func() uint32 { return lines[0].Session }
+	})
 	if name == "two-progress-messages.json" {
 		// The recorded phone was cut off by the reference; ours may go on.
 		lines = append(lines, recorded{From: "client", Message: "STORE_CERTIFICATE_RESPONSE", Hex: "550a0000002d000401000101"})
