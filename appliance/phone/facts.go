@@ -31,10 +31,9 @@ type facts struct {
 	now     time.Time
 	device  string
 	entries []Entry // of this boot
-	ever    bool    // registered once, as far as the record goes back
+	ever    bool    // registered once
 
 	newest     time.Time
-	plain      *Entry // device file without .sgn
 	signed     *Entry // device file with .sgn, the newest
 	deviceFile *Entry // the newest of both that was answered
 	refused    *Entry // device file that was not
@@ -53,14 +52,11 @@ func isRegistered(e *Entry) bool {
 // isGone tells whether e is the end of a registration, whoever ended it.
 func isGone(e *Entry) bool { return e.Step == Register && goneText.MatchString(e.Text) }
 
-func gather(device string, known Facts, record []Entry, now time.Time) *facts {
-	f := &facts{Facts: known, now: now, device: device}
+func gather(device string, known Facts, record []Entry, ever bool, now time.Time) *facts {
+	f := &facts{Facts: known, now: now, device: device, ever: ever}
 	for i := range record {
 		if e := &record[i]; isRegistered(e) {
-			f.ever = true
-			if f.registered == nil || !e.Last.Before(f.registered.Last) {
-				f.registered = e
-			}
+			f.registered = later(f.registered, e)
 		}
 	}
 	for i := range record {
@@ -74,50 +70,96 @@ func gather(device string, known Facts, record []Entry, now time.Time) *facts {
 		f.entries = append(f.entries, *e)
 	}
 	for i := range f.entries {
-		if e := &f.entries[i]; e.Step == File || e.Step == Trust {
+		e := &f.entries[i]
+		if e.class == 0 {
+			e.class = classify(e)
+		}
+		if e.Step == File || e.Step == Trust {
 			f.file(e)
 		}
 	}
 	return f
 }
 
-func (f *facts) file(e *Entry) {
+// class is what the text of an entry says about a file. It is found once per entry, for the expressions cost more than all
+// the rest of judging.
+type class uint16
+
+const (
+	classified class = 1 << iota
+	aTrustList
+	aFirmware
+	aDeviceFile
+	anAccepted // named in the configuration
+	another
+	isSigned
+	isRefused
+	isStub
+	isMultiplatform
+)
+
+func classify(e *Entry) class {
+	c := classified
 	name := strings.TrimRight(fileName.FindString(e.Text), ".:)")
 	name = strings.TrimLeft(name, `/\`)
-	refused := e.Failed || refusedText.MatchString(e.Text)
-	signed := signedFile.MatchString(name)
+	if e.Failed || refusedText.MatchString(e.Text) {
+		c |= isRefused
+	}
+	if signedFile.MatchString(name) {
+		c |= isSigned
+	}
+	if wordsMPP.MatchString(e.Text) {
+		c |= isMultiplatform
+	}
 	switch {
 	case name == "":
-		switch {
-		case e.Step == Trust:
-			f.trust = e
-		case e.Failed: // about the device file as a whole
-			f.refused = later(f.refused, e)
-		}
 	case trustFile.MatchString(name):
-		f.trust = e
+		c |= aTrustList
 	case firmwareFile.MatchString(name):
-		if refused {
+		c |= aFirmware
+	case deviceFile.MatchString(name):
+		c |= aDeviceFile
+		if stubText.MatchString(e.Text) {
+			c |= isStub
+		}
+	case acceptedFile.MatchString(name) && !appDialRules.MatchString(name):
+		c |= anAccepted
+	default:
+		c |= another
+	}
+	return c
+}
+
+func (f *facts) file(e *Entry) {
+	has := func(c class) bool { return e.class&c != 0 }
+	switch {
+	case has(aTrustList):
+		f.trust = e
+	case has(aFirmware):
+		if has(isRefused) {
 			f.firmware = e
 		}
-	case deviceFile.MatchString(name):
+	case has(aDeviceFile):
 		f.asked += e.Count
-		if refused {
+		if has(isRefused) {
 			f.refused = later(f.refused, e)
 		} else {
 			f.deviceFile = later(f.deviceFile, e)
 		}
-		if signed {
+		if has(isSigned) {
 			f.signed = later(f.signed, e)
 		} else {
-			f.plain = later(f.plain, e)
 			f.plainAny = true
 		}
-	default:
-		f.plainAny = f.plainAny || !signed
-		if acceptedFile.MatchString(name) && !appDialRules.MatchString(name) {
-			f.accepted = later(f.accepted, e)
-		}
+	case has(anAccepted):
+		f.plainAny = f.plainAny || !has(isSigned)
+		f.accepted = later(f.accepted, e)
+	case has(another):
+		f.plainAny = f.plainAny || !has(isSigned)
+	case e.Step == Trust:
+		f.trust = e
+	case e.Failed: // about the device file as a whole
+		f.refused = later(f.refused, e)
 	}
 }
 

@@ -44,7 +44,7 @@ const (
 	maxUnknownEntries = 50  // per device that is not declared
 	maxUnknown        = 256 // devices that are not declared; the one with the fewest notes goes, among those the longest silent
 	maxText           = 240 // bytes of a note
-	tailEntries       = 24  // newest entries that a repeat is looked for in
+	tailEntries       = 32  // newest entries, kept in memory: a repeat is looked for in them, and the rules read them
 
 	// together: a repeat within this time is counted, a later one is a new entry. A rejected phone registers again every 2
 	// to 3 minutes (sip-registration.md §4).
@@ -59,6 +59,8 @@ type Entry struct {
 	Step   Step      `json:"step"`
 	Text   string    `json:"text"`
 	Failed bool      `json:"failed,omitempty"`
+
+	class class
 }
 
 // Every is the mean time between repeats, 0 when there were none.
@@ -116,6 +118,7 @@ type device struct {
 	Notes uint64    `json:"notes"`
 	Low   uint64    `json:"low"`
 	Next  uint64    `json:"next"`
+	Ever  bool      `json:"ever,omitempty"` // it has registered once
 
 	tail    []Entry // the newest, ending at Next-1; nil until needed
 	barrier uint64  // entries below were before the last registration and take no more repeats
@@ -199,13 +202,14 @@ func (r *Recorder) addLocked(name string, d *device, e Entry, declared bool) {
 	}
 	if at == d.Next {
 		d.Next++
+		e.class = classify(&e)
 		d.tail = append(d.tail, e)
 		if len(d.tail) > tailEntries {
 			d.tail = slices.Clone(d.tail[len(d.tail)-tailEntries:])
 		}
 	}
 	if isRegistered(&e) {
-		d.barrier = at
+		d.barrier, d.Ever = at, true
 	}
 	limit := uint64(maxEntries)
 	if !declared {
@@ -229,6 +233,7 @@ func (r *Recorder) loadTailLocked(name string, d *device) {
 		if isRegistered(&e) {
 			d.barrier = n
 		}
+		e.class = classify(&e)
 		d.tail = append(d.tail, e)
 	}
 }
@@ -280,6 +285,18 @@ func (r *Recorder) shrinkLocked(newcomer string) {
 		delete(r.unknown, weakest)
 		delete(r.devices, weakest)
 	}
+}
+
+// recent returns the newest entries of a device and whether it has ever registered.
+func (r *Recorder) recent(name string) (entries []Entry, ever bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.devices[name]
+	if d == nil {
+		return nil, false
+	}
+	r.loadTailLocked(name, d)
+	return slices.Clone(d.tail), d.Ever
 }
 
 // Record returns what happened to a device, in the order in which things happened first.

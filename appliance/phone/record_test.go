@@ -203,3 +203,22 @@ func BenchmarkNote(b *testing.B) {
 		r.Note(fmt.Sprintf("SEP%012X", i%500), "file", fmt.Sprint("file ", i/500%15), false)
 	}
 }
+
+func BenchmarkStand(b *testing.B) {
+	l, err := store.OpenLocal(store.LocalOptions{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	r := NewRecorder(Options{Local: l})
+	const phones = 2000
+	for i := range phones {
+		for j := range 20 {
+			r.Note(fmt.Sprintf("SEP%012X", i), "file", fmt.Sprintf("asked for dial-%d.xml over http, got its dial template", j), false)
+		}
+	}
+	_ = l.Flush()
+	for i := 0; b.Loop(); i++ {
+		r.Stand(fmt.Sprintf("SEP%012X", i%phones))
+	}
+}

@@ -54,7 +54,7 @@ var rules = []rule{
 		name: "multiplatform firmware", page: "§2", step: File,
 		match: func(f *facts) *Entry {
 			for i := range f.entries {
-				if wordsMPP.MatchString(f.entries[i].Text) {
+				if f.entries[i].class&isMultiplatform != 0 {
 					return &f.entries[i]
 				}
 			}
@@ -264,7 +264,7 @@ var rules = []rule{
 		name: "enrolment does not begin", page: "§1, capf.md §1", step: CAPF,
 		match: func(f *facts) *Entry {
 			fetched := later(f.deviceFile, f.accepted)
-			told := f.accepted != nil || f.deviceFile != nil && stubText.MatchString(f.deviceFile.Text)
+			told := f.accepted != nil || f.deviceFile != nil && f.deviceFile.class&isStub != 0
 			if f.Secure && !f.Certificate && told && f.any(CAPF, Register) == nil && f.quiet(fetched, settle) {
 				return fetched
 			}

@@ -52,12 +52,13 @@ var bootOrder = []Step{File, Trust, CAPF, VPN, Register}
 
 // Stand tells where a device is in its boot and, when it is stuck, what to do.
 func (r *Recorder) Stand(device string) Stand {
-	return judge(device, r.o.Facts(device), r.Record(device), time.Now())
+	recent, ever := r.recent(device)
+	return judge(device, r.o.Facts(device), recent, ever, time.Now())
 }
 
 // judge is Stand without clock and store.
-func judge(device string, known Facts, record []Entry, now time.Time) Stand {
-	f := gather(device, known, record, now)
+func judge(device string, known Facts, record []Entry, ever bool, now time.Time) Stand {
+	f := gather(device, known, record, ever, now)
 	s := Stand{Device: device, State: StateBooting, Since: f.newest}
 	for _, step := range bootOrder {
 		st := f.step(step)
