@@ -211,7 +211,7 @@ func TestNotices(t *testing.T) {
 		{"non-secure", minimal + "phones: [{device: SEP001122AA0002, model: 8851, security: nonsecure}]\nlines: [{number: \"1\", phone: SEP001122AA0002}]", "test.yaml:2:49: phone SEP001122AA0002 is non-secure: its password goes in clear"},
 		{"no line", minimal + "phones: [{device: SEP001122AA0002, model: 8851}]", "has no line"},
 		{"VPN off", minimal + "vpn: {enabled: false, policies: [{id: a, pool: 100.64.0.0/24}]}\nphones: [{device: SEP001122AA0002, model: 8851, vpn: a}]", "the VPN is switched off"},
-		{"no gateway", minimal + "vpn: {policies: [{id: a, pool: 100.64.0.0/24}]}\nphones: [{device: SEP001122AA0002, model: 8851, vpn: a}]", "phones outside are told 192.0.2.10"},
+		{"no gateway", minimal + "vpn: {policies: [{id: a, pool: 100.64.0.0/24}]}\nphones: [{device: SEP001122AA0002, model: 8851, vpn: a}]", "vpn.hosts is empty"},
 		{"no code", minimal + "pki: {lsc: {auth: code}}\nphones: [{device: SEP001122AA0002, model: 8851}]", "cannot enrol"},
 		{"code not used", minimal + "phones: [{device: SEP001122AA0002, model: 8851, capf_code: \"1234\"}]", "is not asked for"},
 		{"EC key", minimal + "phones: [{device: SEP001122AA0002, model: 8851, lsc_key: p256}]", "encrypted device files need an RSA key"},

@@ -112,22 +112,10 @@ func (c *checker) vpnUse() {
 		case c.d.Node.Listen.VPN.Off():
 			c.note(path, "give node.listen.vpn an address and port", "the VPN has no listener on this appliance")
 		case len(c.d.VPN.Hosts) == 0:
-			c.note(path, "list the name or address of the gateway under vpn.hosts", "phones outside are told %s, which works only if that is reachable from there", c.d.Node.Address)
+			c.note(path, "list the name or address of the gateway under vpn.hosts", "vpn.hosts is empty, so that the device file of phone %s has no VPN", p.Device)
 		default:
 			continue
 		}
 		return
 	}
-}
-
-// GatewayHosts lists the hosts, with port where it is not 443, under which phones reach the VPN gateway: vpn.hosts, or
-// node.address with the port of the listener.
-func (d *Document) GatewayHosts() []string {
-	if len(d.VPN.Hosts) > 0 {
-		return d.VPN.Hosts
-	}
-	if port := d.Node.Listen.VPN.Port(); port != 0 && port != 443 {
-		return []string{netip.AddrPortFrom(d.Node.Address, port).String()}
-	}
-	return []string{d.Node.Address.String()}
 }

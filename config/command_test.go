@@ -54,7 +54,7 @@ func TestCommand(t *testing.T) {
 
 func TestExamples(t *testing.T) {
 	d, _ := mustParse(t, string(Example()))
-	if len(d.Phones) != 2 || len(d.LinesOf("SEP001122AA0001")) != 2 || len(d.LinesOf("SEP001122AA0002")) != 1 || d.GatewayHosts()[0] != "127.0.0.1:10443" {
+	if len(d.Phones) != 2 || len(d.LinesOf("SEP001122AA0001")) != 2 || len(d.LinesOf("SEP001122AA0002")) != 1 || d.VPN.Hosts[0] != "127.0.0.1:10443" {
 		t.Errorf("example: %s", d.Summary())
 	}
 	for _, l := range (&checker{d: d}).listenerList() {
