@@ -111,6 +111,13 @@ func (f *Flow) Sent() []sip.Message {
 	return s
 }
 
+// Again puts a message back for the next Sent.
+func (f *Flow) Again(m sip.Message) {
+	f.mu.Lock()
+	f.sent = append(f.sent, m)
+	f.mu.Unlock()
+}
+
 // Lines describes messages by start line and CSeq method, for comparisons.
 func Lines(ms []sip.Message) []string {
 	var out []string
