@@ -258,8 +258,9 @@ func (tx *clientTx) receive(m *message) {
 	tx.on(m, nil)
 }
 
-// roundTrip sends a request and waits for its final response.
-func (l *link) roundTrip(ctx context.Context, req *message) (*message, error) {
+// roundTrip sends a request and waits for its final response. final is called with it in the reader's goroutine, so before
+// anything that the server has sent later is looked at.
+func (l *link) roundTrip(ctx context.Context, req *message, final ...func(res *message)) (*message, error) {
 	type result struct {
 		res *message
 		err error
@@ -267,6 +268,11 @@ func (l *link) roundTrip(ctx context.Context, req *message) (*message, error) {
 	got := make(chan result, 1)
 	err := l.start(req, func(res *message, err error) {
 		if err != nil || res.status >= 200 {
+			for _, f := range final {
+				if err == nil {
+					f(res)
+				}
+			}
 			got <- result{res, err}
 		}
 	})
@@ -308,9 +314,10 @@ func (p *Phone) authorize(c *Config, res *message, method, uri string, tried boo
 
 // exchange sends what build makes and once more with credentials when it is challenged. build gets the CSeq number and the
 // Authorization value, empty at first; it must use the same Call-ID and From tag both times.
-func (l *link) exchange(ctx context.Context, c *Config, build func(cseq int, auth string) *message, cseq func() int) (*message, error) {
+func (l *link) exchange(ctx context.Context, c *Config, build func(cseq int, auth string) *message, cseq func() int,
+	final ...func(res *message)) (*message, error) {
 	req := build(cseq(), "")
-	res, err := l.roundTrip(ctx, req)
+	res, err := l.roundTrip(ctx, req, final...)
 	if err != nil {
 		return nil, err
 	}
@@ -319,7 +326,7 @@ func (l *link) exchange(ctx context.Context, c *Config, build func(cseq int, aut
 		return res, err
 	}
 	req = build(cseq(), auth)
-	if res, err = l.roundTrip(ctx, req); err != nil {
+	if res, err = l.roundTrip(ctx, req, final...); err != nil {
 		return nil, err
 	}
 	if _, _, err := l.p.authorize(c, res, req.method, req.uri, true); err != nil {

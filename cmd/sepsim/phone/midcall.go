@@ -137,7 +137,7 @@ func (c *Call) serveReport(l *link, m *message) {
 }
 
 // exchange sends a request within the dialog and answers a challenge once.
-func (c *Call) exchange(ctx context.Context, method string, fill func(m *message)) (req, res *message, err error) {
+func (c *Call) exchange(ctx context.Context, method string, fill func(m *message), final ...func(req, res *message)) (req, res *message, err error) {
 	auth := ""
 	for try := 0; ; try++ {
 		req = c.request(method)
@@ -145,11 +145,16 @@ func (c *Call) exchange(ctx context.Context, method string, fill func(m *message
 			req.add("Authorization", "%s", auth)
 		}
 		fill(req)
-		if res, err = c.l.roundTrip(ctx, req); err != nil {
+		res, err = c.l.roundTrip(ctx, req, func(res *message) {
+			if method == "INVITE" && res.status >= 300 {
+				_ = c.l.send(c.ackFailure(req, res))
+			}
+			for _, f := range final {
+				f(req, res)
+			}
+		})
+		if err != nil {
 			return req, nil, err
-		}
-		if method == "INVITE" && res.status >= 300 {
-			_ = c.l.send(c.ackFailure(req, res))
 		}
 		var again bool
 		if auth, again, err = c.p.authorize(c.conf, res, method, req.uri, try > 0); err != nil || !again {
@@ -171,7 +176,8 @@ func (c *Call) reinvite(ctx context.Context, direction, info string) error {
 	}()
 	for try := 0; ; try++ {
 		o := c.offer(direction)
-		req, res, err := c.exchange(ctx, "INVITE", func(m *message) {
+		var settled error
+		_, res, err := c.exchange(ctx, "INVITE", func(m *message) {
 			m.add("Expires", "%d", c.conf.InviteExpires)
 			m.add("Allow", "%s", allow)
 			m.add("Remote-Party-ID", "%s", c.identity("calling"))
@@ -181,6 +187,10 @@ func (c *Call) reinvite(ctx context.Context, direction, info string) error {
 				c.addStats(m)
 			}
 			m.with("application/sdp", o.String())
+		}, func(req, res *message) {
+			if res.status < 300 {
+				settled = c.reoffered(req, o, res)
+			}
 		})
 		if err != nil {
 			return err
@@ -204,22 +214,28 @@ func (c *Call) reinvite(ctx context.Context, direction, info string) error {
 		case res.status >= 300:
 			return fmt.Errorf("re-INVITE: %d %s", res.status, res.reason)
 		}
-		_ = c.l.send(c.ack(req))
-		a, err := c.checkAnswer(o, res.body, p.fallback())
-		if r, ok := err.(*Refusal); ok {
-			err = p.refused(StepCall, r)
+		if _, ok := errors.AsType[*Refusal](settled); ok {
 			p.tasks.Go("phone hang up", func(ctx context.Context) { _ = c.bye(ctx, "answer not usable") })
-			return err
 		}
-		if err != nil {
-			return err
-		}
-		p.mu.Lock()
-		c.lastOK = res
-		c.noteLocked(res)
-		p.mu.Unlock()
-		return c.media.set(a)
+		return settled
 	}
+}
+
+// reoffered takes the 200 to a re-INVITE, in the reader's goroutine: the next offer may stand right behind it.
+func (c *Call) reoffered(req *message, o offered, res *message) error {
+	_ = c.l.send(c.ack(req))
+	a, err := c.checkAnswer(o, res.body, c.p.fallback())
+	if r, ok := err.(*Refusal); ok {
+		return c.p.refused(StepCall, r)
+	}
+	if err != nil {
+		return err
+	}
+	c.p.mu.Lock()
+	c.lastOK = res
+	c.noteLocked(res)
+	c.p.mu.Unlock()
+	return c.media.set(a)
 }
 
 // Hold puts the other side on hold.

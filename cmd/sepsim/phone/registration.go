@@ -29,7 +29,6 @@ type registration struct {
 	blf      bool   // optionsind selected unsolicited presence
 	hook     bool   // … and hook status
 	bulk     bool   // bulkupdate has arrived
-	combine  int    // parts of one REFER
 	date     time.Time
 }
 
@@ -130,7 +129,7 @@ func (p *Phone) register(ctx context.Context, why reason) error {
 		p.link = l
 		p.reg = registration{
 			callID: "", fromTag: p.tag(), cseq: 100, contact: l.contactURI(c.Lines[0]),
-			sis: "1.0.0", combine: 1,
+			sis: "1.0.0",
 		}
 		p.display.reset(c)
 		p.mu.Unlock()
@@ -195,6 +194,10 @@ func (p *Phone) sendRegister(ctx context.Context, l *link, c *Config, why reason
 		defer p.mu.Unlock()
 		p.reg.cseq++
 		return p.reg.cseq
+	}, func(res *message) {
+		if res.status == 200 && expires > 0 {
+			p.applyRegister(res, first)
+		}
 	})
 	if err != nil {
 		p.event(StepRegister, "REGISTER", err)
@@ -217,7 +220,27 @@ func (p *Phone) sendRegister(ctx context.Context, l *link, c *Config, why reason
 	return p.registerAnswer(ctx, l, c, res, first)
 }
 
-// registerAnswer checks a 200 to REGISTER (registration §3).
+// applyRegister takes from a 200 what decides how everything after it is understood. It runs in the reader's goroutine: the
+// burst may stand right behind the 200.
+func (p *Phone) applyRegister(res *message, first bool) {
+	opt, err := optionsOf(res)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := &p.reg
+	r.registered = true
+	for _, v := range res.list("Supported") {
+		if s, ok := strings.CutPrefix(v, "X-cisco-sis-"); ok {
+			r.sis = s
+		}
+	}
+	r.fallback = res.token("Supported", "X-cisco-srtp-fallback")
+	if first && err == nil {
+		r.blf, r.hook = opt.blf, opt.hook
+	}
+	p.changedLocked()
+}
+
+// registerAnswer checks a 200 to REGISTER (registration §3) and arms the refresh.
 func (p *Phone) registerAnswer(ctx context.Context, l *link, c *Config, res *message, first bool) error {
 	p.mu.Lock()
 	contact := p.reg.contact
@@ -255,16 +278,7 @@ func (p *Phone) registerAnswer(ctx context.Context, l *link, c *Config, res *mes
 	}
 	p.mu.Lock()
 	r := &p.reg
-	r.registered, r.granted, r.date = true, time.Duration(granted)*time.Second, date
-	for _, v := range res.list("Supported") {
-		if s, ok := strings.CutPrefix(v, "X-cisco-sis-"); ok {
-			r.sis = s
-		}
-	}
-	r.fallback = res.token("Supported", "X-cisco-srtp-fallback")
-	if first {
-		r.blf, r.hook, r.combine = opt.blf, opt.hook, max(opt.combine, 1)
-	}
+	r.granted, r.date = time.Duration(granted)*time.Second, date
 	if r.timer != nil {
 		r.timer.Stop()
 	}
@@ -292,7 +306,6 @@ func (p *Phone) registerAnswer(ctx context.Context, l *link, c *Config, res *mes
 // options are what the server selected in its optionsind.
 type options struct {
 	blf, hook bool
-	combine   int
 }
 
 func optionsOf(res *message) (options, error) {
@@ -318,9 +331,6 @@ func optionsOf(res *message) (options, error) {
 		}
 		for _, e := range ind.all("dialog") {
 			o.hook = o.hook || e.attrs["usage"] == "hook status" && e.child("unot") != nil
-		}
-		if e := ind.child("combine"); e != nil {
-			o.combine, _ = strconv.Atoi(e.attrs["max"])
 		}
 	}
 	return o, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 
@@ -19,7 +20,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"ringfence/internal/task"
-	"ringfence/vpn/anyconnect/phoneclient"
 )
 
 // tunnel is the phone's network outside: a network stack of its own on top of the VPN client. Everything, registration,
@@ -28,24 +28,35 @@ import (
 // It stands on the stack that wireguard/tun/netstack wraps and not on that wrapper, whose Close closes a channel under the
 // feet of the stack's own goroutines.
 type tunnel struct {
-	gate  *phoneclient.Conn
+	gate  gate
+	dns   []netip.Addr
 	link  *channel.Endpoint
 	stack *stack.Stack
 	tasks *task.Group
 }
 
+// gate is the packet end of a VPN connection.
+type gate interface {
+	ReadPacket(b []byte) (int, error)
+	WritePacket(b []byte) error
+	Address() netip.Addr
+	MTU() int
+	Close() error
+}
+
 const tunnelQueue = 512 // packets between stack and gateway
 
-func newTunnel(p *Phone, gate *phoneclient.Conn) (*tunnel, error) {
+// newTunnel puts a stack on a gate. lost is told once, from a goroutine of the tunnel, when the gate has ended.
+func newTunnel(gate gate, dns []netip.Addr, log *slog.Logger, lost func(*tunnel, error)) (*tunnel, error) {
 	t := &tunnel{
-		gate: gate,
+		gate: gate, dns: dns,
 		link: channel.New(tunnelQueue, uint32(gate.MTU()), ""),
 		stack: stack.New(stack.Options{
 			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
 			HandleLocal:        true,
 		}),
-		tasks: task.NewGroup(context.Background(), p.log),
+		tasks: task.NewGroup(context.Background(), log),
 	}
 	if err := t.stack.CreateNIC(1, t.link); err != nil {
 		return nil, fmt.Errorf("network stack of the tunnel: %s", err)
@@ -63,7 +74,7 @@ func newTunnel(p *Phone, gate *phoneclient.Conn) (*tunnel, error) {
 		for {
 			n, err := gate.ReadPacket(buf)
 			if err != nil {
-				p.tunnelLost(t, err)
+				lost(t, err)
 				return
 			}
 			if buf[0]>>4 != 4 {
@@ -129,11 +140,10 @@ func (t *tunnel) Local(netip.Addr) (netip.Addr, error) { return t.gate.Address()
 // Lookup asks the resolvers that the gateway has announced.
 func (t *tunnel) Lookup(ctx context.Context, host string) (netip.Addr, error) {
 	r := net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-		dns := t.gate.Info().DNS
-		if len(dns) == 0 || !dns[0].Is4() {
+		if len(t.dns) == 0 || !t.dns[0].Is4() {
 			return nil, errors.New("the gateway has announced no resolver")
 		}
-		to := full(netip.AddrPortFrom(dns[0], 53))
+		to := full(netip.AddrPortFrom(t.dns[0], 53))
 		return gonet.DialUDP(t.stack, nil, &to, ipv4.ProtocolNumber)
 	}}
 	return lookup(ctx, host, r.LookupHost)

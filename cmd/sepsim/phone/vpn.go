@@ -23,6 +23,9 @@ func (p *Phone) tunnelLost(t *tunnel, err error) {
 	l := p.link
 	p.changedLocked()
 	p.mu.Unlock()
+	if errors.Is(err, phoneclient.ErrRecord) {
+		p.refused(StepVPN, refuse(SplitRecord, err, "CSTP"))
+	}
 	p.event(StepVPN, "tunnel lost", err)
 	if l != nil {
 		l.close(fmt.Errorf("tunnel lost: %w", err))
@@ -105,7 +108,7 @@ func (p *Phone) openVPN(ctx context.Context, group *VPNGroup, url string) error 
 		p.event(StepVPN, url, err)
 		return err
 	}
-	t, err := newTunnel(p, gate)
+	t, err := newTunnel(gate, gate.Info().DNS, p.log, p.tunnelLost)
 	if err != nil {
 		_ = gate.Close()
 		return err
