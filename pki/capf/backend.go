@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"fmt"
 )
 
 // Auth is the proof that the server asks of a device. It has to agree with the <capfAuthMode> of the device's file, which
@@ -23,6 +24,21 @@ const (
 	// AuthCodeOrCertificate takes whichever of AuthCode and AuthCertificate the phone offers: the code enrols, the LSC renews.
 	AuthCodeOrCertificate
 )
+
+// ParseAuth reads a policy as the configuration writes it: null_string, code, lsc or mic. Code stands for AuthCodeOrCertificate.
+func ParseAuth(s string) (Auth, error) {
+	switch s {
+	case "null_string":
+		return AuthNone, nil
+	case "code":
+		return AuthCodeOrCertificate, nil
+	case "lsc":
+		return AuthCertificate, nil
+	case "mic":
+		return AuthMIC, nil
+	}
+	return AuthNone, fmt.Errorf("capf: proof %q is none of null_string, code, lsc, mic", s)
+}
 
 // Device is what a server needs to know of a device for one session.
 type Device struct {
