@@ -27,6 +27,7 @@ func (c *checker) run() {
 	c.vpn()
 	c.users()
 	c.phones()
+	c.legacy()
 	c.lines()
 	c.numbering()
 	c.groups()

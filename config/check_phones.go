@@ -19,7 +19,11 @@ func (c *checker) phones() {
 			c.bad(path+".load", "write "+strings.TrimSuffix(p.Load, ".loads"), "load ends in .loads, which phones append themselves")
 		}
 		if p.Security == SecurityNonsecure {
-			c.note(path+".security", "set security: encrypted where the phone can be enrolled", "phone %s is non-secure: its password goes in clear in its device file, and so do its calls", p.Device)
+			hint := "set security: encrypted where the phone can be enrolled"
+			if m, ok := Model(p.Model); ok && m.OldTLS() {
+				hint += "; model " + m.Model + " also needs node.listen.legacy_tls: [" + strings.Join(legacyNeeds, ", ") + "]"
+			}
+			c.note(path+".security", hint, "phone %s is non-secure: its password goes in clear in its device file, and so do its calls", p.Device)
 		}
 		if (c.d.PKI.LSC.Auth == CAPFCode) != !p.CAPFCode.Empty() && p.Security == SecurityEncrypted {
 			if p.CAPFCode.Empty() {

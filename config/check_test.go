@@ -19,7 +19,7 @@ users:
   - {id: ada, name: Ada, vpn: people, password: "abcdefgh-1", speed_dials: {1: "302"}}
 phones:
   - {device: SEP001122AA0001, model: "8851", vpn: phones, modules: [BEKEM], keys: [{blf: "302"}, {park: "381"}, {speed: "95550100"}, {url: "http://192.0.2.1/x"}]}
-  - {device: SEP001122AA0002, model: 7965, label: Ben}
+  - {device: SEP001122AA0002, model: 7965, label: Ben, security: nonsecure}
 lines:
   - {number: "301", user: ada, phone: SEP001122AA0001, park_lot: lot, rights: [internal, local], forward: "95550100"}
   - {number: "311", phone: SEP001122AA0001, index: 2, on_busy: "extension:302", on_no_answer: voicemail:311}
@@ -104,7 +104,7 @@ func TestChecks(t *testing.T) {
 		{"forward rule without rights", "rights: [internal, local]", "rights: [internal]", "forwards to 95550100 without the right local", "add local"},
 		{"forward to itself", `forward: "95550100"`, `forward: "301"`, "forwards to itself", ""},
 		{"forward to nothing", `forward: "95550100"`, `forward: "8888"`, "no number 8888", ""},
-		{"phone without line that has keys", "model: 7965, label: Ben}", "model: 7965, label: Ben}\n  - {device: SEP001122AA0003, model: 7965, keys: [{speed: \"1\"}]}", "phone SEP001122AA0003 has keys but no line", "add a line"},
+		{"phone without line that has keys", "model: 7965, label: Ben, security: nonsecure}", "model: 7965, label: Ben, security: nonsecure}\n  - {device: SEP001122AA0003, model: 7965, security: nonsecure, keys: [{speed: \"1\"}]}", "phone SEP001122AA0003 has keys but no line", "add a line"},
 		{"multicast group invalid", "group: 239.1.1.1", "group: 10.1.1.1", "10.1.1.1 is not a multicast group", "239.1.1.1"},
 		{"multicast page without group", ", group: 239.1.1.1", "", "a multicast page needs a group", "239.1.1.1"},
 		{"page text", "group: 239.1.1.1", "group: 239.1.1.1, text: \"From {caller}\"", "the text uses {caller}", "{caller.number}"},
@@ -179,7 +179,7 @@ func TestAllowed(t *testing.T) {
 		{"same port, other protocol", "node: {address: 192.0.2.10, listen: {tftp: 0.0.0.0:5061}}"},
 		{"same port, other address", "node: {address: 192.0.2.10, listen: {tvs: 127.0.0.1:5060, sip_tcp: 192.0.2.10:5060}}"},
 		{"any free port", "node: {address: 127.0.0.1, listen: {tvs: 127.0.0.1:0, sip_tcp: 127.0.0.1:0}}"},
-		{"encrypted mode on every model", minimal + "phones: [{device: SEP001122AA0002, model: 6901, security: encrypted}]"},
+		{"encrypted mode on every model", oldTLS("capf, tvs, sip") + "phones: [{device: SEP001122AA0002, model: 6901, security: encrypted}]"},
 		{"smallest pool", minimal + "vpn: {policies: [{id: a, pool: 100.64.0.0/30}]}\nusers: [{id: a, vpn: a, password: abcdefgh}]"},
 		{"shared lines of a model without known limit", minimal + "phones: [{device: SEP001122AA0002, model: 7861}]\nlines: [{number: \"1\", phone: SEP001122AA0002, max_calls: 200}]"},
 		{"gateway with port", minimal + `vpn: {hosts: ["vpn.example.net:8443", 192.0.2.1, "[2001:db8::1]:443"]}`},
