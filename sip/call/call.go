@@ -61,7 +61,7 @@ func (c *Call) begin(req *sip.Request) {
 			l.reject(488)
 			return
 		}
-		l.offer = offer
+		l.offer, l.can = offer, offer.AudioCodecs()
 	}
 	d := c.plan.Route(plan.Query{From: c.from, Dialled: c.dialled}, moment{c.m})
 	c.apply(d)
@@ -165,13 +165,11 @@ func (c *Call) drop(l *Leg) {
 func (c *Call) codecs() ([]sdp.Codec, int) {
 	l := c.caller
 	if a, ok := l.neg.Agreed(); ok && l.talking() {
-		list := []sdp.Codec{a.Codec}
-		for _, x := range sdp.Common(c.m.opt.Codecs, l.neg.Remote().AudioCodecs()) {
-			if x != a.Codec {
-				list = append(list, x)
-			}
+		can := l.can
+		if can == nil {
+			can = l.neg.Remote().AudioCodecs()
 		}
-		return list, a.PTime
+		return first(a.Codec, sdp.Common(c.m.opt.Codecs, can)), a.PTime
 	}
 	if l.offer == nil {
 		return c.m.opt.Codecs, 0
@@ -297,44 +295,53 @@ func (c *Call) join() {
 	security := min(a.level(), b.level())
 	a.Show(b.identity(), security)
 	b.Show(a.identity(), security)
-	c.reconcile(a, b)
+	c.reconcile()
 }
 
-// reconcile asks one party for the codec of the other, where they differ. b is asked first.
-func (c *Call) reconcile(a, b *Leg) {
+// reconcile asks one party for a codec of the other, where they differ: first the one that is known to have it, else the callee
+// with everything, and then the caller for what the callee has chosen. Parties that cannot hear each other are released.
+func (c *Call) reconcile() {
+	a, b := c.caller, c.callee
+	if a == nil || b == nil || a.asking() || b.asking() {
+		return // whoever is being asked comes back here
+	}
 	x, ok1 := a.neg.Agreed()
 	y, ok2 := b.neg.Agreed()
-	if !ok1 || !ok2 || x.Codec == y.Codec || slices.Contains(y.Codecs, x.Codec) && slices.Contains(x.Codecs, y.Codec) {
+	if !ok1 || !ok2 || slices.Contains(y.Codecs, x.Codec) && slices.Contains(x.Codecs, y.Codec) {
 		c.attempts = 0
 		return
 	}
 	c.attempts++
-	ask := func(l *Leg, codec sdp.Codec) bool {
-		r := l.neg.Remote()
-		if r == nil || !slices.Contains(r.AudioCodecs(), codec) && len(r.AudioCodecs()) > 1 {
-			return false
-		}
-		l.Reoffer([]sdp.Codec{codec})
-		return true
-	}
 	switch c.attempts {
 	case 1:
-		if ask(b, x.Codec) || ask(a, y.Codec) {
-			return
+		switch {
+		case slices.Contains(a.can, y.Codec):
+			a.Reoffer([]sdp.Codec{y.Codec})
+		case slices.Contains(b.can, x.Codec):
+			b.Reoffer([]sdp.Codec{x.Codec})
+		default:
+			b.Reoffer(first(x.Codec, c.m.opt.Codecs))
 		}
 	case 2:
-		if ask(a, y.Codec) {
-			return
-		}
+		a.Reoffer([]sdp.Codec{y.Codec})
 	case 3:
-		// Every phone can G.711 ("sip-calls" §27.3).
-		a.Reoffer([]sdp.Codec{sdp.PCMU})
-		b.Reoffer([]sdp.Codec{sdp.PCMU})
-		return
+		b.Reoffer([]sdp.Codec{x.Codec})
+	default:
+		c.log.Info("call ends: parties have no codec in common", "line", a.Line.Number, "err", x.Codec.String()+" and "+y.Codec.String())
+		a.Hangup()
+		b.Hangup()
 	}
-	if c.attempts > 5 {
-		c.log.Info("parties have no codec in common", "line", a.Line.Number)
+}
+
+// first puts a codec in front of a list.
+func first(c sdp.Codec, list []sdp.Codec) []sdp.Codec {
+	out := []sdp.Codec{c}
+	for _, x := range list {
+		if x != c {
+			out = append(out, x)
+		}
 	}
+	return out
 }
 
 // failed: a phone refused, or could not be reached.
@@ -387,7 +394,7 @@ func (c *Call) agreed(l *Leg) {
 	security := min(l.level(), other.level())
 	l.Show(l.peer, security)
 	other.Show(other.peer, security)
-	c.reconcile(l, other)
+	c.reconcile()
 }
 
 func (c *Call) held(*Leg) {}

@@ -73,6 +73,7 @@ type Leg struct {
 	state    legState
 	d        *dialog.Dialog
 	neg      *sdp.Negotiation
+	can      []sdp.Codec // of the phone, by its last own offer; nil: not known
 	media    *media.Session
 	use      *lineUse
 	created  time.Time
@@ -172,11 +173,7 @@ func (m *Manager) newIncoming(tx *transaction.Server, id registrar.Identity, lin
 		return nil, errors.New("dialog exists")
 	}
 	tx.OnCancel(func(*sip.Request) { l.post(l.cancelled) })
-	tx.OnEnd(func(err error) {
-		if err != nil {
-			l.post(func() { l.inviteLost(tx) })
-		}
-	})
+	l.watchAck(tx)
 	return l, nil
 }
 

@@ -26,6 +26,7 @@ type session struct {
 	offered bool                // an answer of ours waits in the ACK of the phone
 	bye     bool                // hang up as soon as the ACK is there
 	retry   timer
+	noAck   timer
 	probe   timer
 	expiry  timer
 	spoke   time.Time // last message of the phone in this dialog
@@ -37,6 +38,7 @@ type session struct {
 
 func (s *session) stop() {
 	s.retry.stop()
+	s.noAck.stop()
 	s.probe.stop()
 	s.expiry.stop()
 }
@@ -47,6 +49,7 @@ type operation struct {
 	seq     uint32
 	client  *transaction.Client
 	reoffer bool
+	codecs  []sdp.Codec // offered by it
 	shows   string
 }
 
@@ -54,6 +57,7 @@ type operation struct {
 const (
 	updateRetry = 2 * time.Second // after 491 to an UPDATE ("sip-calls" §24.2)
 	maxGlares   = 5
+	ackGrace    = 500 * time.Millisecond
 )
 
 // request takes a request of the phone within the dialog.
@@ -186,11 +190,7 @@ func (l *Leg) reinvited(tx *transaction.Server) {
 	l.timersAccept(tx.Request(), res)
 	transaction.SetBody(res, typeSDP, body)
 	l.acking = tx
-	tx.OnEnd(func(err error) {
-		if err != nil {
-			l.post(func() { l.inviteLost(tx) })
-		}
-	})
+	l.watchAck(tx)
 	_ = tx.Respond(res)
 	l.afterOffer(wasHeld)
 }
@@ -237,6 +237,7 @@ func (l *Leg) negotiate(req *sip.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.can = offer.AudioCodecs()
 	l.holdReason = holdReason(req)
 	if err := l.apply(agreed); err != nil {
 		return nil, err
@@ -246,12 +247,14 @@ func (l *Leg) negotiate(req *sip.Request) ([]byte, error) {
 
 // usable are the codecs of a later offer or answer, the one in use first: the other party of the call need not be asked then.
 func (l *Leg) usable() []sdp.Codec {
-	list := l.m.opt.Codecs
 	if a, ok := l.neg.Agreed(); ok {
-		list = append([]sdp.Codec{a.Codec}, list...)
+		return first(a.Codec, l.m.opt.Codecs)
 	}
-	return list
+	return l.m.opt.Codecs
 }
+
+// asking tells whether an offer of other codecs is under way or about to be.
+func (l *Leg) asking() bool { return l.reoffer != nil || l.op != nil && l.op.reoffer }
 
 // afterOffer tells the owner what an offer of the phone has changed.
 func (l *Leg) afterOffer(wasHeld bool) {
@@ -273,11 +276,35 @@ func holdReason(req *sip.Request) string {
 	return ""
 }
 
+// watchAck follows an INVITE of the phone to its end. One that ended well was acknowledged; if the ACK did not find the dialog,
+// because its tags are wrong or missing, it counts all the same, without what it may have carried.
+func (l *Leg) watchAck(tx *transaction.Server) {
+	tx.OnEnd(func(err error) {
+		l.post(func() {
+			switch {
+			case err != nil:
+				l.inviteLost(tx)
+			case l.acking == tx:
+				l.after(&l.noAck, ackGrace, func() {
+					if l.acking == tx {
+						l.confirmed(nil)
+					}
+				})
+			}
+		})
+	})
+}
+
 // acked takes the ACK to a 2xx of ours.
 func (l *Leg) acked(ack *sip.Request) {
 	if l.acking == nil || l.acking.Request().CSeq().SeqNo != ack.CSeq().SeqNo {
 		return // late, or repeated
 	}
+	l.confirmed(ack.Body())
+}
+
+func (l *Leg) confirmed(body []byte) {
+	l.noAck.stop()
 	initial := l.acking == l.invite
 	l.acking = nil
 	l.spoke = time.Now()
@@ -290,7 +317,7 @@ func (l *Leg) acked(ack *sip.Request) {
 	}
 	if l.neg.Pending() && l.op == nil {
 		wasHeld := l.isHeld
-		s, err := sdp.Parse(ack.Body())
+		s, err := sdp.Parse(body)
 		var agreed sdp.Agreed
 		if err == nil {
 			agreed, err = l.neg.Accept(s)
@@ -348,26 +375,26 @@ func (l *Leg) pump() {
 	case l.reoffer != nil && l.state == up:
 		codecs := l.reoffer
 		l.reoffer = nil
-		l.operate(sip.INVITE, l.neg.Offer(l.local(codecs, 0)), true)
+		l.operate(sip.INVITE, l.neg.Offer(l.local(codecs, 0)), codecs)
 	case show != l.shown && l.d.Allows(sip.UPDATE):
-		l.operate(sip.UPDATE, nil, false)
+		l.operate(sip.UPDATE, nil, nil)
 	case early:
 	case show != l.shown || l.refresh:
 		if l.d.Allows(sip.UPDATE) {
-			l.operate(sip.UPDATE, nil, false)
+			l.operate(sip.UPDATE, nil, nil)
 			return
 		}
 		if refresh := l.neg.Refresh(); refresh != nil {
-			l.operate(sip.INVITE, refresh, false)
+			l.operate(sip.INVITE, refresh, nil)
 			return
 		}
 		l.refresh = false
-		l.operate(sip.OPTIONS, nil, false)
+		l.operate(sip.OPTIONS, nil, nil)
 	}
 }
 
 // operate sends an INVITE or UPDATE of ours.
-func (l *Leg) operate(method sip.RequestMethod, offer *sdp.Session, reoffer bool) {
+func (l *Leg) operate(method sip.RequestMethod, offer *sdp.Session, codecs []sdp.Codec) {
 	f := l.connection()
 	if f == nil {
 		l.lost()
@@ -375,7 +402,7 @@ func (l *Leg) operate(method sip.RequestMethod, offer *sdp.Session, reoffer bool
 	}
 	req := l.d.Request(method)
 	l.dress(req)
-	op := &operation{method: method, seq: req.CSeq().SeqNo, reoffer: reoffer, shows: l.display()}
+	op := &operation{method: method, seq: req.CSeq().SeqNo, reoffer: codecs != nil, codecs: codecs, shows: l.display()}
 	if method != sip.OPTIONS {
 		l.timersRefresh(req)
 	}
@@ -466,7 +493,7 @@ func (l *Leg) backOff(op *operation) {
 		}
 	}
 	if op.reoffer {
-		l.reoffer = l.usable()
+		l.reoffer = op.codecs
 	} else {
 		l.shown = ""
 	}

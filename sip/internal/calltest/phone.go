@@ -28,6 +28,8 @@ type Phone struct {
 	Answer time.Duration
 	// Refuse is what it answers an INVITE with, instead of ringing.
 	Refuse int
+	// Stay makes it wait for the server's BYE after a transfer.
+	Stay bool
 	// Redirect is the Contact of a 302.
 	Redirect string
 	// Mute makes it ignore INVITEs altogether.
@@ -39,6 +41,11 @@ type Phone struct {
 	// Extra headers of INVITEs.
 	Extra []string
 	Plain bool // no UPDATE, no Cisco header: a phone of RFC 3261
+	// Model is what it calls itself.
+	Model string
+	// NoFallback keeps it from announcing X-cisco-srtp-fallback; Suites replaces the names of the suites it offers.
+	NoFallback bool
+	Suites     string
 
 	w       *World
 	flow    *pipe
@@ -79,7 +86,7 @@ func (w *World) Phone(number, transport string, edit ...func(*Phone)) *Phone {
 	w.mu.Unlock()
 	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(50 + n)}), uint16(50000+n))
 	p := &Phone{
-		Number: number, Device: device, w: w, Codecs: sdp.DefaultCodecs(), Answer: 2 * time.Second, Plain: device == "",
+		Model: "8851", Number: number, Device: device, w: w, Codecs: sdp.DefaultCodecs(), Answer: 2 * time.Second, Plain: device == "",
 		Contact: fmt.Sprintf("sip:8a854224-0000-93da-8e71-6a2796f2%04d@%s;transport=%s", n, at, strings.ToLower(transport)),
 	}
 	if transport == "TLS" {
@@ -98,8 +105,8 @@ func (p *Phone) plug(at netip.AddrPort, transport string, n int) {
 	if transport == "TLS" {
 		port = 5061
 	}
-	toPhone := func(text string) bool { return !w.note("server", p.Number, text) }
-	toServer := func(text string) bool { return !w.note(p.Number, "server", text) }
+	toPhone := func(text string, later func(string)) string { return w.note("server", p.Number, text, later) }
+	toServer := func(text string, later func(string)) string { return w.note(p.Number, "server", text, later) }
 	server, phone, run := connect(w.T, fmt.Sprintf("f%d", n), transport, netip.AddrPortFrom(Server, port), at, toPhone, toServer)
 	p.flow = phone
 	p.layer = transaction.New(transaction.Options{OnRequest: p.request, OnAck: p.ack})
@@ -113,7 +120,7 @@ func (p *Phone) plug(at netip.AddrPort, transport string, n int) {
 	}
 	if !p.Plain {
 		p.binding.Supported = []string{"replaces", "x-cisco-callinfo"}
-		p.binding.Model = "8851"
+		p.binding.Model = p.Model
 	}
 	w.mu.Lock()
 	w.phones[p.Number] = append(w.phones[p.Number], p)
@@ -137,6 +144,12 @@ func (p *Phone) Unplug() {
 	w.mu.Unlock()
 	w.Layer.FlowClosed(p.binding.Flow, flow.ErrRemote)
 	p.layer.FlowClosed(p.flow, flow.ErrRemote)
+}
+
+func (p *Phone) complain(format string, args ...any) {
+	if !p.w.forgiving {
+		p.w.T.Errorf(p.Number+": "+format, args...)
+	}
 }
 
 // Reconnect gives the phone a new connection, as after a cut.
@@ -201,7 +214,11 @@ func (p *Phone) dress(m sip.Message) {
 		return
 	}
 	m.AppendHeader(sip.NewHeader("Allow", "ACK,BYE,CANCEL,INVITE,NOTIFY,OPTIONS,REFER,REGISTER,UPDATE,SUBSCRIBE,INFO"))
-	m.AppendHeader(sip.NewHeader("Supported", "replaces,join,sdp-anat,norefersub,X-cisco-callinfo,X-cisco-srtp-fallback"))
+	tags := "replaces,join,sdp-anat,norefersub,X-cisco-callinfo"
+	if !p.NoFallback {
+		tags += ",X-cisco-srtp-fallback"
+	}
+	m.AppendHeader(sip.NewHeader("Supported", tags))
 }
 
 // Call dials a number.
@@ -225,7 +242,13 @@ func (p *Phone) call(number string, offer bool) *Talk {
 		req.AppendHeader(sip.NewHeader(name, value))
 	}
 	if offer {
-		transaction.SetBody(req, "application/sdp", t.Neg.Offer(p.local(media.Both)).Marshal())
+		body := string(t.Neg.Offer(p.local(media.Both)).Marshal())
+		if p.Suites != "" {
+			for _, s := range media.Suites() {
+				body = strings.ReplaceAll(body, s.String(), p.Suites)
+			}
+		}
+		transaction.SetBody(req, "application/sdp", []byte(body))
 	}
 	p.mu.Unlock()
 	ready := make(chan struct{})
@@ -310,7 +333,7 @@ func (t *Talk) answered(res *sip.Response, err error) {
 			}
 		}
 		if err != nil {
-			t.P.w.T.Errorf("%s: answer to its INVITE: %v\n%s", t.P.Number, err, res.Body())
+			t.P.complain("answer to its INVITE: %v\n%s", err, res.Body())
 		}
 	}
 	client := t.client
@@ -332,6 +355,10 @@ func (t *Talk) Cancel() {
 // request sends a request in the dialog and waits for nothing.
 func (t *Talk) request(method sip.RequestMethod, f func(*sip.Request), done func(*sip.Response)) {
 	t.P.mu.Lock()
+	if t.D.State != dialog.Confirmed {
+		t.P.mu.Unlock()
+		return // no phone lets its user do this
+	}
 	req := t.D.Request(method)
 	if f != nil {
 		f(req)
@@ -364,6 +391,24 @@ func (t *Talk) request(method sip.RequestMethod, f func(*sip.Request), done func
 	close(ready)
 	if err != nil {
 		t.end(err.Error())
+	}
+}
+
+// Forget makes the phone forget the call, as after a restart.
+func (t *Talk) Forget() { t.end("forgotten") }
+
+// Steal sends a request with the names of a talk that may be another phone's.
+func (p *Phone) Steal(t *Talk, method sip.RequestMethod, f func(*sip.Request), done func(*sip.Response)) {
+	req := t.D.Request(method)
+	if f != nil {
+		f(req)
+	}
+	if _, err := p.layer.Request(p.flow, req, func(res *sip.Response, err error) {
+		if err == nil && res.StatusCode >= 200 {
+			done(res)
+		}
+	}); err != nil {
+		p.w.T.Error(err)
 	}
 }
 
@@ -407,7 +452,7 @@ func (t *Talk) Reinvite(d media.Direction, info string) {
 			return
 		}
 		if _, err := t.Neg.Accept(s); err != nil {
-			t.P.w.T.Errorf("%s: answer to its re-INVITE: %v\n%s", t.P.Number, err, res.Body())
+			t.P.complain("answer to its re-INVITE: %v\n%s", err, res.Body())
 		}
 	})
 }
@@ -503,7 +548,9 @@ func (p *Phone) request(tx *transaction.Server) {
 	err := t.D.Receive(req)
 	if err != nil {
 		p.mu.Unlock()
-		p.w.T.Errorf("%s: %s: %v", p.Number, req.Method, err)
+		if !p.w.forgiving {
+			p.w.T.Errorf("%s: %s: %v", p.Number, req.Method, err)
+		}
 		tx.Answer(500)
 		return
 	}
@@ -536,7 +583,7 @@ func (p *Phone) request(tx *transaction.Server) {
 	if req.Method == sip.BYE {
 		t.end("BYE")
 	}
-	if transferred {
+	if transferred && !p.Stay {
 		t.Bye()
 	}
 }

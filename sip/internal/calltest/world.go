@@ -89,7 +89,9 @@ type World struct {
 	// Drop, when set, loses messages on the way.
 	Drop func(m Message) bool
 
-	sessions int // of the engine, before
+	sessions  int // of the engine, before
+	fault     *faulty
+	forgiving bool // phones may see what the rules forbid, since messages are tampered with
 
 	mu     sync.Mutex
 	phones map[string][]*Phone // by number
@@ -322,14 +324,18 @@ func (w *World) Left() string {
 	return strings.Join(left, ", ")
 }
 
-// note records a message and tells whether it is lost.
-func (w *World) note(from, to string, text string) bool {
+// note records a message and returns what arrives of it at once.
+func (w *World) note(from, to string, text string, later func(string)) string {
 	m := Message{At: time.Now(), From: from, To: to, Text: text}
 	w.mu.Lock()
+	n := len(w.wire)
 	w.wire = append(w.wire, m)
 	drop := w.Drop
 	w.mu.Unlock()
-	return drop != nil && drop(m)
+	if drop != nil && drop(m) {
+		return ""
+	}
+	return w.apply(n, text, later)
 }
 
 // pipe is one end of a connection without sockets.
@@ -338,7 +344,7 @@ type pipe struct {
 	proto       string
 	local, peer netip.AddrPort
 	out         chan []byte
-	send        func(text string) bool // false: lost
+	send        func(text string, later func(string)) string
 	done        chan struct{}
 	close       func()
 }
@@ -360,21 +366,21 @@ func (p *pipe) Send(m sip.Message) error {
 		return flow.ErrClosed
 	default:
 	}
-	text := m.String()
-	if !p.send(text) {
-		return nil
+	deliver := func(text string) {
+		select {
+		case p.out <- []byte(text):
+		default:
+			p.close()
+		}
 	}
-	select {
-	case p.out <- []byte(text):
-		return nil
-	default:
-		p.close()
-		return flow.ErrFull
+	if text := p.send(m.String(), deliver); text != "" {
+		deliver(text)
 	}
+	return nil
 }
 
 // connect makes both ends of a connection; each end's messages go to the other's layer.
-func connect(t testing.TB, id, proto string, server, phone netip.AddrPort, toPhone, toServer func(text string) bool) (s, p *pipe, run func(serve func(flow.Flow, sip.Message), phone func(flow.Flow, sip.Message))) {
+func connect(t testing.TB, id, proto string, server, phone netip.AddrPort, toPhone, toServer func(string, func(string)) string) (s, p *pipe, run func(serve func(flow.Flow, sip.Message), phone func(flow.Flow, sip.Message))) {
 	done := make(chan struct{})
 	var once sync.Once
 	closeAll := func() { once.Do(func() { close(done) }) }
