@@ -4,6 +4,7 @@
 //	session      sessions, their state, time-outs and counters
 //	policy       what a session may reach, judged per packet
 //	pool         inner addresses that stay with their device
+//	dtls         UDP channels on one socket
 //	throttle     wrong passwords
 //	tunnel       the one TUN device
 //
@@ -22,6 +23,7 @@ import (
 
 	"ringfence/internal/task"
 	"ringfence/vpn/anyconnect"
+	"ringfence/vpn/dtls"
 	"ringfence/vpn/session"
 	"ringfence/vpn/tunnel"
 )
@@ -34,6 +36,7 @@ type Gateway struct {
 	tunnel   *tunnel.Tunnel
 	sessions *session.Table
 	server   *anyconnect.Server
+	udp      *dtls.Endpoint // nil without
 	ln       net.Listener
 	group    *task.Group
 
@@ -46,6 +49,7 @@ type Gateway struct {
 type Stats struct {
 	anyconnect.Stats
 	Tunnel tunnel.Stats
+	UDP    dtls.Stats
 }
 
 // New binds the listener and makes the TUN device. When the process lacks the right to make one the error is ErrNoRights and
@@ -72,7 +76,17 @@ func New(o Options) (*Gateway, error) {
 		}
 		g.tun = o.TUN
 	}
-	g.tunnel = tunnel.New(g.dev, o.Log)
+	var flush func()
+	if !o.NoUDP {
+		g.udp, err = dtls.New(dtls.Options{Log: o.Log, Listen: sameAddress(o.Listen, ln.Addr()), Write: func(b *tunnel.Batch) { g.tunnel.Write(b) }})
+		if err != nil {
+			ln.Close()
+			g.dev.Close()
+			return nil, fmt.Errorf("VPN datagrams: %w", err)
+		}
+		flush = g.udp.Flush
+	}
+	g.tunnel = tunnel.New(g.dev, o.Log, flush)
 	var state interface {
 		Scan(string, func(string, []byte) bool)
 		Write(context.Context, map[string][]byte, ...string) error
@@ -83,13 +97,16 @@ func New(o Options) (*Gateway, error) {
 	g.sessions, err = session.NewTable(session.Options{Log: o.Log, Path: g.tunnel, State: state, Policies: o.Policies, Own: o.Own,
 		Services: o.Services, Note: o.Note, Max: o.MaxSessions})
 	if err == nil {
-		g.server, err = anyconnect.New(ln, anyconnect.Options{Log: o.Log, Sessions: g.sessions, Legacy: o.Legacy, Certificate: o.Certificate,
+		g.server, err = anyconnect.New(ln, anyconnect.Options{Log: o.Log, Sessions: g.sessions, UDP: g.udp, Legacy: o.Legacy, Certificate: o.Certificate,
 			VerifyDevice: o.VerifyDevice, VerifyUser: o.VerifyUser, PolicyOf: o.PolicyOf, CheckPassword: o.CheckPassword,
 			UserOf: o.UserOf, MayUse: o.MayUse, Note: o.Note, MaxConnections: o.MaxConnections})
 	}
 	if err != nil {
 		ln.Close()
 		g.dev.Close()
+		if g.udp != nil {
+			g.udp.Stop()
+		}
 		return nil, err
 	}
 	g.group = task.NewGroup(context.Background(), o.Log)
@@ -125,6 +142,9 @@ func (g *Gateway) Start() error {
 		}
 	})
 	g.group.Go("vpn clock", g.clock)
+	if g.udp != nil {
+		g.udp.Start()
+	}
 	g.server.Start()
 	g.log.Info("VPN gateway serves", "listener", g.ln.Addr(), "tun", g.tun)
 	return nil
@@ -161,6 +181,9 @@ func (g *Gateway) Stop() {
 	g.sessions.Close()
 	g.dev.Close()
 	g.group.Stop()
+	if g.udp != nil { // last: the packet path sends through it
+		g.udp.Stop()
+	}
 }
 
 // Run starts, waits for ctx and stops.
@@ -206,7 +229,20 @@ func (g *Gateway) Kick(idOrName string) bool {
 func (g *Gateway) Revoke(name string) int { return g.sessions.KickName(name, "access withdrawn") }
 
 // Stats returns the counters.
-func (g *Gateway) Stats() Stats { return Stats{g.server.Stats(), g.tunnel.Stats()} }
+func (g *Gateway) Stats() Stats {
+	s := Stats{Stats: g.server.Stats(), Tunnel: g.tunnel.Stats()}
+	if g.udp != nil {
+		s.UDP = g.udp.Stats()
+	}
+	return s
+}
+
+// sameAddress is the host of listen with the port that TCP got.
+func sameAddress(listen string, got net.Addr) string {
+	host, _, _ := net.SplitHostPort(listen)
+	_, port, _ := net.SplitHostPort(got.String())
+	return net.JoinHostPort(host, port)
+}
 
 // prefix is an address with the length of its network.
 func prefix(a netip.Addr, of netip.Prefix) netip.Prefix { return netip.PrefixFrom(a, of.Bits()) }

@@ -417,3 +417,48 @@ func TestOpenconnectRefused(t *testing.T) {
 		t.Errorf("%d sessions", n)
 	}
 }
+
+func TestOpenconnectDatagrams(t *testing.T) {
+	y := newYard(t)
+	l := y.gateway(t)
+	y.serve(t, "10.78.0.1:5060")
+	for _, c := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"PSK", "DTLS 1.2 PSK", nil},
+		{"resumption ECDHE-RSA-AES256-GCM", "DTLS 1.2 ECDHE-RSA-AES256-GCM-SHA384", []string{"--dtls-ciphers=NONE", "--dtls12-ciphers=ECDHE-RSA-AES256-GCM-SHA384"}},
+		{"resumption ECDHE-RSA-AES128-GCM", "DTLS 1.2 ECDHE-RSA-AES128-GCM-SHA256", []string{"--dtls-ciphers=NONE", "--dtls12-ciphers=ECDHE-RSA-AES128-GCM-SHA256"}},
+		{"resumption AES256-GCM", "DTLS 1.2 AES256-GCM-SHA384", []string{"--dtls-ciphers=NONE", "--dtls12-ciphers=AES256-GCM-SHA384"}},
+		{"resumption AES128-GCM", "DTLS 1.2 AES128-GCM-SHA256", []string{"--dtls-ciphers=NONE", "--dtls12-ciphers=AES128-GCM-SHA256"}},
+		{"resumption AES256-SHA", "DTLS 1.2 AES256-SHA", []string{"--dtls-ciphers=NONE", "--dtls12-ciphers=AES256-SHA"}},
+		{"legacy AES256-SHA", "DTLS 0.9 AES256-SHA", []string{"--dtls-ciphers=AES256-SHA", "--dtls12-ciphers=NONE"}},
+		{"legacy AES128-SHA", "DTLS 0.9 AES128-SHA", []string{"--dtls-ciphers=AES128-SHA", "--dtls12-ciphers=NONE"}},
+		{"legacy DHE-RSA-AES256-SHA", "DTLS 0.9 DHE-RSA-AES256-SHA", []string{"--dtls-ciphers=DHE-RSA-AES256-SHA", "--dtls12-ciphers=NONE"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			oc := y.openconnect(t, "https://192.0.2.1/", "correct horse\n", append(c.args, "--user", "alice", "--passwd-on-stdin")...)
+			oc.says("SCRIPT connect")
+			oc.says("Established DTLS connection")
+			until(t, "payload on UDP", func() bool { return l.Sessions()[0].Payload == "udp" })
+			if s := l.Sessions()[0]; !strings.HasPrefix(s.Datagrams, c.want+" ") {
+				t.Errorf("channel %q, want %s", s.Datagrams, c.want)
+			}
+			if err := y.ping("10.78.0.1"); err != nil {
+				t.Error(err)
+			}
+			if err := y.ping("10.78.0.1", "-s", fmt.Sprint(l.Sessions()[0].MTU-28), "-M", "do"); err != nil {
+				t.Error(err)
+			}
+			if err := y.echo(t, "10.78.0.1:5060", 4<<20); err != nil {
+				t.Error(err)
+			}
+			st := l.Stats().UDP
+			if st.Bad > 0 || st.Channels != 1 || st.Datagrams < 1000 {
+				t.Errorf("UDP %+v", st)
+			}
+			oc.stop(unix.SIGINT)
+			l.Kick(l.Sessions()[0].ID)
+		})
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"ringfence/vpn/dtls"
 	"ringfence/vpn/policy"
 	"ringfence/vpn/session"
 )
@@ -79,21 +80,30 @@ type grant struct {
 	headers      []string // lines in order, spelled as clients compare them
 }
 
-// overhead is what a packet of the tunnel costs on the link: outer IP and UDP, and the DTLS record with AES-GCM (§5.2). The
-// same MTU serves TCP, where it does not matter.
-func overhead(outer netip.Addr) int {
-	if outer.Is4() {
-		return 20 + 8 + 13 + 8 + 16 + 1
+// add appends a header line.
+func (g *grant) add(name, format string, a ...any) {
+	g.headers = append(g.headers, name+": "+oneLine(fmt.Sprintf(format, a...)))
+}
+
+// overhead is what a packet of the tunnel costs on the link: outer IP and UDP, and the DTLS record (§5.2). The same MTU
+// serves TCP, where it does not matter: clients take the larger of the two that they are told.
+func overhead(outer netip.Addr, udp *offer) int {
+	kind, suite := dtls.PSK, uint16(0)
+	if udp != nil {
+		kind, suite = udp.ag.Kind, udp.ag.Suite
 	}
-	return 40 + 8 + 13 + 8 + 16 + 1
+	if outer.Is4() {
+		return 20 + 8 + dtls.Overhead(kind, suite)
+	}
+	return 40 + 8 + dtls.Overhead(kind, suite)
 }
 
 // settleMTU is the inner MTU: the policy's, less where the client or the link wants it.
-func settleMTU(p *policy.Policy, w wish, outer netip.Addr) int {
+func settleMTU(p *policy.Policy, w wish, overhead int) int {
 	n := p.MTU
 	switch {
 	case w.baseMTU > 0: // new clients say both, and reckon the second from the first with more overhead than there is
-		n = min(n, w.baseMTU-overhead(outer))
+		n = min(n, w.baseMTU-overhead)
 	case w.mtu > 0:
 		n = min(n, w.mtu)
 	}
@@ -101,15 +111,13 @@ func settleMTU(p *policy.Policy, w wish, outer netip.Addr) int {
 }
 
 // grantFor says what the session gets, in the order in which common servers send it.
-func grantFor(s *session.Session, w wish, outer netip.Addr, now time.Time) grant {
-	p := s.Policy()
-	g := grant{mtu: settleMTU(p, w, outer), baseMTU: w.baseMTU}
+func grantFor(s *session.Session, w wish, outer netip.Addr, udp *offer, now time.Time) grant {
+	p, cost := s.Policy(), overhead(outer, udp)
+	g := grant{mtu: settleMTU(p, w, cost), baseMTU: w.baseMTU}
 	if g.baseMTU == 0 {
-		g.baseMTU = min(1500, g.mtu+overhead(outer))
+		g.baseMTU = min(1500, g.mtu+cost)
 	}
-	add := func(name, format string, a ...any) {
-		g.headers = append(g.headers, name+": "+oneLine(fmt.Sprintf(format, a...)))
-	}
+	add := g.add
 	add("X-CSTP-Version", "1")
 	add("X-CSTP-Server-Name", "Ringfence")
 	if w.ip4 {
@@ -173,6 +181,9 @@ func grantFor(s *session.Session, w wish, outer netip.Addr, now time.Time) grant
 	add("X-CSTP-License", "accept")
 	if p.Banner != "" {
 		add("X-CSTP-Banner", "%s", p.Banner)
+	}
+	if udp != nil {
+		udp.headers(&g, p.DPD, p.Keepalive, p.Rekey)
 	}
 	return g
 }
@@ -240,9 +251,17 @@ func (c *conn) connect(ctx context.Context, m *message) error {
 	if !w.ip4 && !(w.ip6 && s.Addr6().IsValid()) {
 		return c.answer(m, answer{status: "503 Service Unavailable", headers: []string{"X-Reason: no address of the wanted kind"}, close: true})
 	}
-	g := grantFor(s, w, c.peer.Addr(), time.Now())
+	udp := c.agreeUDP(s, w)
+	var revoke func()
+	if udp != nil {
+		revoke = func() { c.s.o.UDP.Revoke(udp.ag) }
+	}
+	g := grantFor(s, w, c.peer.Addr(), udp, time.Now())
 	c.wire.SetDeadline(time.Now().Add(answerTime))
 	if _, err := c.tls.Write(g.marshal()); err != nil {
+		if revoke != nil {
+			revoke()
+		}
 		return err
 	}
 	c.wire.SetDeadline(time.Time{})
@@ -251,7 +270,10 @@ func (c *conn) connect(ctx context.Context, m *message) error {
 	c.br = nil
 	l := newLink(c, s, early)
 	c.s.wait.remove(c)
-	if !s.Connect(l, g.mtu, w.hostname) {
+	if !s.Connect(l, g.mtu, w.hostname, revoke) {
+		if revoke != nil {
+			revoke()
+		}
 		l.Close(session.Farewell{Final: true, Text: "session ended"})
 		return nil
 	}

@@ -26,6 +26,7 @@ type link struct {
 	c     *conn
 	s     *session.Session
 	tail  []byte // of a frame that is not whole yet; the reader's
+	data  bool   // packets came in this burst; the reader's
 	about string
 
 	mu       sync.Mutex // guards all below, and the order of frames
@@ -57,6 +58,9 @@ func (l *link) Describe() string { return l.about }
 
 // Remote implements session.Link.
 func (l *link) Remote() netip.AddrPort { return l.c.peer }
+
+// Seen implements session.Link; a TCP connection does not move.
+func (l *link) Seen(netip.Addr) {}
 
 // Deliver implements session.Link. The frame header is written in front of each packet in place.
 func (l *link) Deliver(pkts []tunnel.Packet) {
@@ -193,7 +197,8 @@ func (l *link) run() (bye bool, why string) {
 		if why != "" {
 			return bye, why
 		}
-		l.s.Heard(l, now)
+		l.s.Heard(l, now, l.data)
+		l.data = false
 	}
 }
 
@@ -257,6 +262,7 @@ func (l *link) record(b *tunnel.Batch, rec []byte, now time.Time) (bye bool, why
 		f, rest, err := cstp.Next(rec)
 		if err == nil && len(rest) == 0 {
 			if f.Type == cstp.Data && len(f.Payload) <= tunnel.MaxPacket {
+				l.data = true
 				l.s.FromClientInPlace(b, len(f.Payload), now)
 				return false, ""
 			}
@@ -294,6 +300,7 @@ func (l *link) frames(b *tunnel.Batch, now time.Time) (bye bool, why string) {
 func (l *link) frame(b *tunnel.Batch, f cstp.Frame, now time.Time) (bye bool, why string) {
 	switch f.Type {
 	case cstp.Data:
+		l.data = true
 		l.s.FromClient(b, f.Payload, now)
 	case cstp.DPDRequest:
 		l.control(cstp.DPDResponse, f.Payload)

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"ringfence/internal/task"
+	"ringfence/vpn/dtls"
 	"ringfence/vpn/session"
 	"ringfence/vpn/throttle"
 )
@@ -33,6 +34,7 @@ type Options struct {
 	Sessions *session.Table
 	Guard    *throttle.Guard // made with the page's limits when nil
 	Legacy   bool
+	UDP      *dtls.Endpoint // nil: tunnels stay on TCP
 
 	Certificate   func() *tls.Certificate
 	VerifyDevice  func(*x509.Certificate, []*x509.Certificate) (device string, err error)

@@ -56,6 +56,8 @@ type Link interface {
 	Probe()
 	// Close ends the channel; without Final the client is told nothing and may come back.
 	Close(Farewell)
+	// Seen says that the client has come from this address, by another channel.
+	Seen(netip.Addr)
 	// Describe is for people: "TLS 1.3 TLS_AES_128_GCM_SHA256".
 	Describe() string
 	// Remote is the client's outer address.
@@ -98,9 +100,12 @@ type Session struct {
 	data   atomic.Int64             // last payload either way, nanoseconds
 	count  counters
 
+	// Written with mu held, read by the packet path.
+	tcp, udp atomic.Pointer[attached]
+
 	mu       sync.Mutex // guards all below
 	state    State
-	tcp      *attached
+	revoke   func()    // withdraws what was agreed for UDP
 	since    time.Time // of the state
 	linger   time.Duration
 	connects int
@@ -138,26 +143,38 @@ func (s *Session) Born() time.Time { return s.born }
 func (s *Session) Log() *slog.Logger { return s.log }
 
 // Connect makes link the session's TCP channel with the given inner MTU. The newest wins: the one before is closed without a
-// word (§8). It reports false when the session has ended.
-func (s *Session) Connect(link Link, mtu int, host string) bool {
+// word (§8). revoke withdraws what this CONNECT agreed for UDP, when that is over; it may be nil. Connect reports false when
+// the session has ended.
+func (s *Session) Connect(link Link, mtu int, host string, revoke func()) bool {
 	now := time.Now()
-	a := &attached{link: link, up: now}
-	a.heard.Store(now.UnixNano())
+	a := newAttached(link, now)
 	s.mu.Lock()
 	if s.state == Ended {
 		s.mu.Unlock()
 		return false
 	}
-	old, first := s.tcp, s.connects == 0
+	old, udp, first := s.tcp.Swap(a), s.udp.Load(), s.connects == 0
 	s.connects++
-	s.tcp, s.linger, s.host = a, 0, host
+	s.linger, s.host = 0, host
+	withdraw := s.revoke
+	s.revoke = revoke
 	s.setLocked(Up, now)
 	s.data.Store(now.UnixNano())
 	s.mtu.Store(int32(mtu))
-	s.out.Store(a)
+	if udp == nil {
+		s.out.Store(a)
+	} else {
+		s.out.CompareAndSwap(old, a)
+	}
 	s.mu.Unlock()
 	if old != nil {
 		old.link.Close(Farewell{})
+	}
+	if withdraw != nil {
+		withdraw()
+	}
+	if udp != nil { // the keys of a UDP channel outlive its CONNECT; its client may have moved
+		udp.link.Seen(link.Remote().Addr())
 	}
 	s.log.Info("VPN tunnel up", "peer", link.Remote(), "address", s.addr4, "channel", link.Describe(), "reconnect", !first)
 	if first {
@@ -166,17 +183,59 @@ func (s *Session) Connect(link Link, mtu int, host string) bool {
 	return true
 }
 
-// Lost says that link is gone; bye is a goodbye of the user, who may nevertheless come right back.
-func (s *Session) Lost(link Link, bye bool, why string) {
-	now := time.Now()
+func newAttached(link Link, now time.Time) *attached {
+	a := &attached{link: link, up: now}
+	a.heard.Store(now.UnixNano())
+	return a
+}
+
+// ConnectUDP makes link the session's UDP channel, which takes the payload from now on. It reports false when the session has
+// ended.
+func (s *Session) ConnectUDP(link Link) bool {
+	a := newAttached(link, time.Now())
 	s.mu.Lock()
-	if s.tcp == nil || s.tcp.link != link || s.state == Ended {
+	if s.state == Ended {
+		s.mu.Unlock()
+		return false
+	}
+	old := s.udp.Swap(a)
+	s.out.Store(a)
+	s.mu.Unlock()
+	if old != nil {
+		old.link.Close(Farewell{})
+	} else {
+		s.table.note(s, "voice over "+link.Describe(), false)
+	}
+	s.log.Info("VPN datagrams up", "peer", link.Remote(), "channel", link.Describe())
+	return true
+}
+
+// LostUDP says that a UDP channel is gone: payload goes over TCP again.
+func (s *Session) LostUDP(link Link, why string) {
+	s.mu.Lock()
+	a := s.udp.Load()
+	if a == nil || a.link != link {
 		s.mu.Unlock()
 		return
 	}
-	a := s.tcp
-	s.tcp = nil
-	s.out.CompareAndSwap(a, nil)
+	s.udp.Store(nil)
+	s.out.CompareAndSwap(a, s.tcp.Load())
+	s.mu.Unlock()
+	s.log.Info("VPN datagrams down", "peer", link.Remote(), "reason", why)
+}
+
+// Lost says that the TCP channel link is gone; bye is a goodbye of the user, who may nevertheless come right back. A UDP
+// channel goes on.
+func (s *Session) Lost(link Link, bye bool, why string) {
+	now := time.Now()
+	s.mu.Lock()
+	a := s.tcp.Load()
+	if a == nil || a.link != link || s.state == Ended {
+		s.mu.Unlock()
+		return
+	}
+	s.tcp.Store(nil)
+	s.out.CompareAndSwap(a, s.udp.Load())
 	s.linger = s.Policy().Disconnected
 	if bye {
 		s.linger = min(s.linger, afterGoodbye)
@@ -198,10 +257,23 @@ func (s *Session) setLocked(to State, now time.Time) {
 	}
 }
 
-// Heard notes a sign of life on link.
-func (s *Session) Heard(link Link, now time.Time) {
-	if a := s.out.Load(); a != nil && a.link == link {
+// Heard notes a sign of life on link. Data says that packets came: the client has chosen this channel, so we take it too (§8:
+// a client that gives UDP up sends on TCP, and comes back the same way).
+func (s *Session) Heard(link Link, now time.Time, data bool) {
+	for _, p := range []*atomic.Pointer[attached]{&s.udp, &s.tcp} {
+		a := p.Load()
+		if a == nil || a.link != link {
+			continue
+		}
 		a.heard.Store(now.UnixNano())
+		if data && s.out.Load() != a {
+			s.mu.Lock()
+			if p.Load() == a {
+				s.out.Store(a)
+			}
+			s.mu.Unlock()
+		}
+		return
 	}
 }
 
@@ -224,6 +296,7 @@ func (s *Session) FromClientInPlace(b *tunnel.Batch, n int, now time.Time) {
 	}
 	s.count.rxPackets.Add(1)
 	s.count.rxBytes.Add(uint64(n))
+	s.data.Store(now.UnixNano())
 	b.Add(n)
 	if b.Full() {
 		s.Flush(b)
@@ -233,7 +306,6 @@ func (s *Session) FromClientInPlace(b *tunnel.Batch, n int, now time.Time) {
 // Flush writes the batch to the kernel.
 func (s *Session) Flush(b *tunnel.Batch) {
 	if b.Len() > 0 {
-		s.data.Store(time.Now().UnixNano())
 		s.table.path.Write(b)
 	}
 }
@@ -285,7 +357,7 @@ func (s *Session) Deliver(pkts []tunnel.Packet) {
 func (s *Session) tick(now time.Time) (over string, bye Farewell) {
 	p := s.Policy()
 	s.mu.Lock()
-	state, since, linger, tcp := s.state, s.since, s.linger, s.tcp
+	state, since, linger := s.state, s.since, s.linger
 	s.mu.Unlock()
 	if p.Session > 0 && now.Sub(s.born) >= p.Session {
 		return "session time is over", Farewell{Final: true, Text: "session time is over"}
@@ -303,8 +375,9 @@ func (s *Session) tick(now time.Time) (over string, bye Farewell) {
 		if p.Idle > 0 && now.Sub(time.Unix(0, s.data.Load())) >= p.Idle {
 			return "idle", Farewell{Final: true, Text: "idle for too long"}
 		}
-		s.detect(tcp, p.DPD, now)
 	}
+	s.detect(s.tcp.Load(), p.DPD, now, func(l Link, why string) { s.Lost(l, false, why) })
+	s.detect(s.udp.Load(), p.DPD, now, s.LostUDP)
 	return "", Farewell{}
 }
 
@@ -312,14 +385,14 @@ func (s *Session) tick(now time.Time) (over string, bye Farewell) {
 const unused = 2 * time.Minute
 
 // detect is dead peer detection: a probe after dpd of silence, the end of the link after twice that (§8).
-func (s *Session) detect(a *attached, dpd time.Duration, now time.Time) {
+func (s *Session) detect(a *attached, dpd time.Duration, now time.Time, lost func(Link, string)) {
 	if a == nil || dpd <= 0 {
 		return
 	}
 	heard := time.Unix(0, a.heard.Load())
 	switch silent := now.Sub(heard); {
 	case silent >= 2*dpd:
-		s.Lost(a.link, false, fmt.Sprintf("client is silent for %v", silent.Round(time.Second)))
+		lost(a.link, fmt.Sprintf("client is silent for %v", silent.Round(time.Second)))
 		a.link.Close(Farewell{})
 	case silent >= dpd && now.Sub(time.Unix(0, a.probed.Load())) >= max(dpd/2, time.Second):
 		a.probed.Store(now.UnixNano())
@@ -340,6 +413,8 @@ type Info struct {
 	Address6  netip.Addr `json:"address6,omitzero"`
 	Remote    string     `json:"remote"`
 	Channel   string     `json:"channel,omitempty"`
+	Datagrams string     `json:"datagrams,omitempty"` // the UDP channel
+	Payload   string     `json:"payload,omitempty"`   // where packets to the client go: tcp or udp
 	Agent     string     `json:"agent,omitempty"`
 	Hostname  string     `json:"hostname,omitempty"`
 	Since     time.Time  `json:"since"`
@@ -361,13 +436,23 @@ type Info struct {
 func (s *Session) Info() Info {
 	s.mu.Lock()
 	i := Info{State: s.state.String(), Changed: s.since, Connects: s.connects, Hostname: s.host}
-	tcp := s.tcp
 	s.mu.Unlock()
+	tcp, udp, out := s.tcp.Load(), s.udp.Load(), s.out.Load()
 	i.ID, i.Name, i.Kind, i.Device, i.Policy, i.Method = s.id, s.who.Name, s.who.Kind.String(), s.who.Device, s.who.Policy, s.who.Method
 	i.Address, i.Address6, i.Agent, i.Since, i.MTU = s.addr4, s.addr6, s.who.Agent, s.born, int(s.mtu.Load())
 	i.Remote = s.who.Remote.String()
 	if tcp != nil {
 		i.Remote, i.Channel = tcp.link.Remote().String(), tcp.link.Describe()
+	}
+	if udp != nil {
+		i.Datagrams = udp.link.Describe() + " with " + udp.link.Remote().String()
+	}
+	switch {
+	case out == nil:
+	case out == udp:
+		i.Payload = "udp"
+	default:
+		i.Payload = "tcp"
 	}
 	c := &s.count
 	i.RxPackets, i.RxBytes, i.TxPackets, i.TxBytes = c.rxPackets.Load(), c.rxBytes.Load(), c.txPackets.Load(), c.txBytes.Load()

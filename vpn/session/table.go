@@ -253,9 +253,9 @@ func (t *Table) End(s *Session, why string, bye Farewell) {
 		return
 	}
 	s.setLocked(Ended, now)
-	tcp := s.tcp
-	s.tcp = nil
+	tcp, udp, revoke := s.tcp.Swap(nil), s.udp.Swap(nil), s.revoke
 	s.out.Store(nil)
+	s.revoke = nil
 	s.mu.Unlock()
 
 	t.mu.Lock()
@@ -273,8 +273,13 @@ func (t *Table) End(s *Session, why string, bye Farewell) {
 	if p := t.policies.Load().pools[s.who.Policy]; p != nil && p.Network().Contains(s.addr4) {
 		p.Release(s.addr4)
 	}
-	if tcp != nil {
-		tcp.link.Close(bye)
+	for _, a := range []*attached{tcp, udp} {
+		if a != nil {
+			a.link.Close(bye)
+		}
+	}
+	if revoke != nil {
+		revoke()
 	}
 	s.log.Info("VPN session ended", "reason", why, "took", now.Sub(s.born).Round(time.Second))
 	t.note(s, "session ended: "+why, false)

@@ -37,12 +37,14 @@ type link struct {
 	probes int
 	closed bool
 	bye    Farewell
+	seen   netip.Addr
 }
 
 func (l *link) Deliver([]tunnel.Packet) {}
 func (l *link) Probe()                  { l.probes++ }
 func (l *link) Close(f Farewell)        { l.closed, l.bye = true, f }
 func (l *link) Describe() string        { return "test" }
+func (l *link) Seen(a netip.Addr)       { l.seen = a }
 func (l *link) Remote() netip.AddrPort  { return netip.MustParseAddrPort("203.0.113.5:40000") }
 
 func table(t *testing.T, edit func(*policy.Policy)) (*Table, *path) {
@@ -96,7 +98,7 @@ func TestDeadPeer(t *testing.T) {
 		tb, _ := table(t, keep)
 		s, token := login(t, tb, "alice", policy.User)
 		l := &link{}
-		s.Connect(l, 1290, "")
+		s.Connect(l, 1290, "", nil)
 		pass(tb, 29*time.Second)
 		if l.probes != 0 {
 			t.Errorf("%d probes before the interval", l.probes)
@@ -105,7 +107,7 @@ func TestDeadPeer(t *testing.T) {
 		if l.probes != 1 {
 			t.Errorf("%d probes after the interval, want 1", l.probes)
 		}
-		s.Heard(l, time.Now())
+		s.Heard(l, time.Now(), false)
 		pass(tb, 29*time.Second)
 		if l.closed || l.probes != 1 {
 			t.Errorf("after a sign of life: closed %v, %d probes", l.closed, l.probes)
@@ -119,7 +121,7 @@ func TestDeadPeer(t *testing.T) {
 			t.Error("the cookie died before its time")
 		}
 		l2 := &link{}
-		if !s.Connect(l2, 1290, "") || s.Info().State != "up" {
+		if !s.Connect(l2, 1290, "", nil) || s.Info().State != "up" {
 			t.Error("the client could not come back")
 		}
 		s.Lost(l, false, "late news of the old link")
@@ -131,7 +133,7 @@ func TestDeadPeer(t *testing.T) {
 		if _, ok := tb.ByToken(token); ok {
 			t.Error("a session outlives the user's goodbye by more than 15 s")
 		}
-		if s.Connect(&link{}, 1290, "") {
+		if s.Connect(&link{}, 1290, "", nil) {
 			t.Error("an ended session took a tunnel")
 		}
 	})
@@ -153,7 +155,7 @@ func TestTimeouts(t *testing.T) {
 				s, _ := login(t, tb, "alice", policy.User)
 				pass(tb, 30*time.Second)
 				l := &link{}
-				s.Connect(l, 1290, "")
+				s.Connect(l, 1290, "", nil)
 				pass(tb, c.want-2*time.Second)
 				if l.closed {
 					t.Fatal("ended too early")
@@ -171,8 +173,8 @@ func TestNewestConnectWins(t *testing.T) {
 	tb, _ := table(t, keep)
 	s, _ := login(t, tb, "alice", policy.User)
 	a, b := &link{}, &link{}
-	s.Connect(a, 1290, "")
-	s.Connect(b, 1290, "")
+	s.Connect(a, 1290, "", nil)
+	s.Connect(b, 1290, "", nil)
 	if !a.closed || a.bye.Final || b.closed {
 		t.Errorf("old closed %v with %+v, new closed %v", a.closed, a.bye, b.closed)
 	}
@@ -201,7 +203,7 @@ func TestSetPolicies(t *testing.T) {
 	tb, _ := table(t, keep)
 	s, _ := login(t, tb, "SEP001122AA0001", policy.Device)
 	l := &link{}
-	s.Connect(l, 1290, "")
+	s.Connect(l, 1290, "", nil)
 	p := *tb.Policy("lab")
 	p.Idle = time.Minute
 	if err := tb.SetPolicies([]policy.Policy{p}); err != nil || l.closed || s.Policy().Idle != time.Minute {

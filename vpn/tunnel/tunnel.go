@@ -52,8 +52,9 @@ type Stats struct {
 
 // Tunnel moves packets between the device and sessions.
 type Tunnel struct {
-	dev Device
-	log *slog.Logger
+	dev   Device
+	log   *slog.Logger
+	burst func()
 
 	mu    sync.RWMutex // guards peers
 	peers map[netip.Addr]Peer
@@ -61,9 +62,13 @@ type Tunnel struct {
 	toClients, fromClients, noSession, writeErrors atomic.Uint64
 }
 
-// New makes a tunnel over a device. Run serves it.
-func New(dev Device, log *slog.Logger) *Tunnel {
-	return &Tunnel{dev: dev, log: log, peers: make(map[netip.Addr]Peer)}
+// New makes a tunnel over a device. Run serves it. After each burst of packets burst is called, before their buffers are used
+// again; it may be nil.
+func New(dev Device, log *slog.Logger, burst func()) *Tunnel {
+	if burst == nil {
+		burst = func() {}
+	}
+	return &Tunnel{dev: dev, log: log, burst: burst, peers: make(map[netip.Addr]Peer)}
 }
 
 // Attach gives an inner address to a session, taking it from another one.
@@ -114,6 +119,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 			failures = 0
 		}
 		t.dispatch(bufs[:got], sizes[:got], run)
+		t.burst()
 	}
 }
 

@@ -75,7 +75,7 @@ func packet(dst string, id byte) []byte {
 
 func TestDispatch(t *testing.T) {
 	d := &device{in: make(chan [][]byte), closed: make(chan struct{})}
-	tn := New(d, slog.New(slog.DiscardHandler))
+	tn := New(d, slog.New(slog.DiscardHandler), nil)
 	a, b, bad := &peer{got: make(chan [][]byte, 9)}, &peer{got: make(chan [][]byte, 9)}, &peer{panic: true}
 	tn.Attach(netip.MustParseAddr("10.9.0.2"), a)
 	tn.Attach(netip.MustParseAddr("10.9.0.3"), b)
@@ -116,7 +116,7 @@ func TestDispatch(t *testing.T) {
 
 func TestBatch(t *testing.T) {
 	d := &device{}
-	tn := New(d, slog.New(slog.DiscardHandler))
+	tn := New(d, slog.New(slog.DiscardHandler), nil)
 	b := NewBatch()
 	defer b.Free()
 	for i := 0; !b.Full(); i++ {
