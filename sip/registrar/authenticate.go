@@ -201,11 +201,39 @@ func (r *Registrar) challenge(tx *transaction.Server, stale bool) {
 		// No qop: the one form that all models are known to take (sip-overview.md §4).
 		res.AppendHeader(sip.NewHeader("WWW-Authenticate", "Digest algorithm=MD5, "+realm+nonce+end))
 	} else {
-		// RFC 8760 §2.4: the one preferred first.
-		res.AppendHeader(sip.NewHeader("WWW-Authenticate", "Digest "+realm+nonce+`, algorithm=SHA-256, qop="auth"`+end))
-		res.AppendHeader(sip.NewHeader("WWW-Authenticate", "Digest "+realm+nonce+`, algorithm=MD5, qop="auth"`+end))
+		sha := sip.NewHeader("WWW-Authenticate", "Digest "+realm+nonce+`, algorithm=SHA-256, qop="auth"`+end)
+		md5 := sip.NewHeader("WWW-Authenticate", "Digest "+realm+nonce+`, algorithm=MD5, qop="auth"`+end)
+		ua := transaction.Header(tx.Request(), "User-Agent")
+		switch {
+		case stumblesOverSHA256(ua):
+			res.AppendHeader(md5)
+		case knowsSHA256(ua):
+			res.AppendHeader(sha)
+			res.AppendHeader(md5)
+		default:
+			res.AppendHeader(md5)
+			res.AppendHeader(sha)
+		}
 	}
 	_ = tx.Respond(res)
+}
+
+// stumblesOverSHA256 tells clients that give up when any challenge names an algorithm that they do not know, instead of taking
+// the one they do: baresip before 2.0, seen with Debian 12's 1.0.
+func stumblesOverSHA256(ua string) bool {
+	return strings.HasPrefix(ua, "baresip v0.") || strings.HasPrefix(ua, "baresip v1.")
+}
+
+// knowsSHA256 tells clients that get SHA-256 first, which they then take (RFC 8760 §2.4). For others MD5 comes first: many look
+// at the first challenge only (seen with sipp 3.6.1, which ends there), and a phone that cannot register is worse than MD5
+// over a password of twenty random characters.
+func knowsSHA256(ua string) bool {
+	for _, prefix := range []string{"baresip v", "Linphone"} {
+		if strings.HasPrefix(ua, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // looksCisco tells a Cisco enterprise phone by User-Agent or by the device name in its Contact.

@@ -296,8 +296,14 @@ func TestChallenges(t *testing.T) {
 		{"Cisco phone", "Cisco-CP7965G/9.4.2", "<sip:2001@10.20.4.31>", []string{`Digest algorithm=MD5, realm="pbx.example.com", nonce="N"`}},
 		{"Cisco softphone", "x", `<sip:2001@10.20.4.31>;+u.sip!devicename.ccm.features.cisco.com="SEP"`,
 			[]string{`Digest algorithm=MD5, realm="pbx.example.com", nonce="N"`}},
-		{"another vendor's", "baresip v1", "<sip:2009@10.20.4.31>", []string{
+		{"another vendor's", "baresip v2.0.0", "<sip:2009@10.20.4.31>", []string{
 			`Digest realm="pbx.example.com", nonce="N", algorithm=SHA-256, qop="auth"`, `Digest realm="pbx.example.com", nonce="N", algorithm=MD5, qop="auth"`,
+		}},
+		{"one that may look at the first only", "Vendor 1", "<sip:2009@10.20.4.31>", []string{
+			`Digest realm="pbx.example.com", nonce="N", algorithm=MD5, qop="auth"`, `Digest realm="pbx.example.com", nonce="N", algorithm=SHA-256, qop="auth"`,
+		}},
+		{"one that knows MD5 alone", "baresip v1.0.0 (x86_64/linux)", "<sip:2009@10.20.4.31>", []string{
+			`Digest realm="pbx.example.com", nonce="N", algorithm=MD5, qop="auth"`,
 		}},
 	} {
 		for _, line := range []string{"2001", "2009", "7777"} { // known or not makes no difference
@@ -391,7 +397,7 @@ func TestNonces(t *testing.T) {
 		r := h(h("2009", realm, secret), nonce, nc, "abc", "auth", h("INVITE", "sip:10.20.0.5"))
 		return fmt.Sprintf(`Digest username="2009", realm=%q, nonce=%q, uri="sip:10.20.0.5", response=%q, algorithm=SHA-256, cnonce="abc", nc=%s, qop=%s`, realm, nonce, r, nc, qop)
 	}
-	const ua = "baresip v1"
+	const ua = "baresip v3.1"
 	invite := req{method: "INVITE", line: "2009", ua: ua}
 	challenge := func(b *bench, f *siptest.Flow, i int) string {
 		b.l.Receive(f, siptest.Message(t, b.raw(invite, "")))

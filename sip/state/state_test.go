@@ -549,7 +549,9 @@ func TestInitialReferRefused(t *testing.T) {
 }
 
 func TestTakeOverGetsCheckVersion(t *testing.T) {
-	stamps := func(string) (cisco.Stamps, bool) { return cisco.Stamps{Config: "c1", Dialplan: "d1", Softkey: "s1"}, true }
+	stamps := func(string) (cisco.Stamps, bool) {
+		return cisco.Stamps{Config: "c1", Dialplan: "d1", Softkey: "s1"}, true
+	}
 	run(t, func(o *Options) { o.Stamps = stamps }, func(t *testing.T, b *bench) {
 		c := b.client("2001")
 		c.register(`Reason: SIP;cause=200;text="cisco-alarm:25 Name=` + phone + ` Load=x.loads Last=initialized"` + "\n")

@@ -19,7 +19,7 @@ import (
 )
 
 // Wait is how long a test waits for something that is to come.
-const Wait = 5 * time.Second
+const Wait = 15 * time.Second
 
 // Conn is a client's connection. It reads in the background; requests of the server are answered by Answer, when set, and
 // kept for Next either way.

@@ -1,0 +1,100 @@
+package sip
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ringfence/sip/state"
+)
+
+// TestSipp registers 50 lines with Debian's sipp, over TCP and UDP.
+func TestSipp(t *testing.T) {
+	sipp, err := exec.LookPath("sipp")
+	if err != nil {
+		t.Skip("sipp is not installed")
+	}
+	s, _ := serve(t, declared{n: 1}, nil)
+	const n = 50
+	var users strings.Builder
+	users.WriteString("SEQUENTIAL\n")
+	for i := 1; i <= n; i++ {
+		fmt.Fprintf(&users, "%d;[authentication username=%d password=pw%d]\n", 90000+i, 90000+i, 90000+i)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "users.csv")
+	if err := os.WriteFile(file, []byte(users.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	scenario, err := filepath.Abs("testdata/sipp-register.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, mode, transport string }{{"TCP", "t1", "TCP"}, {"UDP", "u1", "UDP"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), sipp, "-sf", scenario, "-inf", file, "-t", tt.mode, "-m", fmt.Sprint(n), "-r", "100",
+				"-i", "127.0.0.1", "-nostdin", "-timeout", "30", "-timeout_error", s.Addr(tt.transport).String())
+			cmd.Dir = dir
+			cmd.WaitDelay = 5 * time.Second
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("sipp: %v\n%s", err, tail(string(out), 3000))
+			}
+			for i := 1; i <= n; i++ {
+				l, err := s.Line(fmt.Sprint(90000 + i))
+				found := false
+				for _, c := range l.Contacts {
+					found = found || c.Transport == tt.transport && c.UserAgent == "sipp"
+				}
+				if err != nil || !l.Registered || !found {
+					t.Fatalf("line %d: %+v, %v", 90000+i, l, err)
+				}
+			}
+		})
+	}
+}
+
+func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// TestBaresip registers a softphone that nobody here wrote, with nothing but number and password, over each transport.
+func TestBaresip(t *testing.T) {
+	baresip, err := exec.LookPath("baresip")
+	if err != nil {
+		t.Skip("baresip is not installed")
+	}
+	s, _ := serve(t, declared{n: 1}, nil)
+	for i, transport := range []string{"UDP", "TCP", "TLS"} {
+		t.Run(transport, func(t *testing.T) {
+			line := fmt.Sprint(90011 + i)
+			dir := t.TempDir()
+			account := fmt.Sprintf("<sip:%s@%s;transport=%s>;auth_pass=pw%s;regint=60\n", line, s.Addr(transport), strings.ToLower(transport), line)
+			config := "sip_listen 127.0.0.1:0\nsip_verify_server no\nmodule_path /usr/lib/baresip/modules\nmodule g711.so\nmodule_app account.so\nmodule_app menu.so\n"
+			for name, text := range map[string]string{"accounts": account, "config": config} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			changed := make(chan struct{}, 100)
+			defer s.State().Watch(func(state.Change) { changed <- struct{}{} })()
+			cmd := exec.CommandContext(t.Context(), baresip, "-f", dir, "-t", "20")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}()
+			deadline := time.After(15 * time.Second)
+			for !s.State().Line(line).Registered {
+				select {
+				case <-changed:
+				case <-deadline:
+					t.Fatal("not registered")
+				}
+			}
+		})
+	}
+}
