@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,13 +14,11 @@ import (
 	"github.com/smallstep/nosql/database"
 )
 
-// table is the CA engine's database over a State: the row key of a table t is the field "pki/db/t/key". The table of the
-// CRL, which holds one row, is per appliance, since each signs its own.
+// table is the CA engine's database over a State: the row key of a table t is the field "pki/db/t/key".
 //
 // It satisfies database.DB of smallstep/nosql.
 type table struct {
 	state State
-	node  string
 	mu    sync.Mutex // serialises what reads before it writes
 }
 
@@ -38,12 +38,7 @@ func (t *table) DeleteTable(bucket []byte) error {
 	return t.write(nil, keys)
 }
 
-func (t *table) prefix(bucket []byte) string {
-	if string(bucket) == "x509_crl" {
-		return "pki/db/x509_crl/" + t.node + "/"
-	}
-	return "pki/db/" + fieldText(bucket) + "/"
-}
+func (t *table) prefix(bucket []byte) string { return "pki/db/" + fieldText(bucket) + "/" }
 
 func (t *table) key(bucket, key []byte) string { return t.prefix(bucket) + fieldText(key) }
 
@@ -128,8 +123,8 @@ func (t *table) CmpAndSwap(bucket, key, oldValue, newValue []byte) ([]byte, bool
 func (t *table) Update(tx *database.Tx) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	set := make(map[string][]byte)
-	var del []string
+	set, gone := make(map[string][]byte), make(map[string]bool)
+	put := func(k string, v []byte) { set[k] = v; delete(gone, k) }
 	for _, q := range tx.Operations {
 		k := t.key(q.Bucket, q.Key)
 		switch q.Cmd {
@@ -141,14 +136,14 @@ func (t *table) Update(tx *database.Tx) error {
 			}
 			q.Result = bytes.Clone(v)
 		case database.Set:
-			set[k] = q.Value
+			put(k, q.Value)
 		case database.Delete:
 			delete(set, k)
-			del = append(del, k)
+			gone[k] = true
 		case database.CmpAndSwap:
 			current, _ := t.state.Get(k)
 			if q.Swapped = bytes.Equal(current, q.CmpValue); q.Swapped {
-				set[k] = q.Value
+				put(k, q.Value)
 				q.Result = q.Value
 			} else {
 				q.Result = bytes.Clone(current)
@@ -157,7 +152,7 @@ func (t *table) Update(tx *database.Tx) error {
 			return fmt.Errorf("pki: database command %s: %w", q.Cmd, database.ErrOpNotSupported)
 		}
 	}
-	return t.write(set, del)
+	return t.write(set, slices.Sorted(maps.Keys(gone)))
 }
 
 // batch is a State whose writes wait, so that rows of the engine and fields of ours become one group.

@@ -12,7 +12,7 @@ import (
 
 func TestTable(t *testing.T) {
 	state := newMemory()
-	d := &table{state: state, node: "1122aabb"}
+	d := &table{state: state}
 	odd := []byte{0, '/', 0xff, 'x'}
 	b := []byte("things")
 	if _, err := d.Get(b, odd); !database.IsErrNotFound(err) {
@@ -52,12 +52,6 @@ func TestTable(t *testing.T) {
 	}
 	if rows, _ := d.List(b); len(rows) != 0 || len(state.m) != 0 {
 		t.Errorf("%d rows after the table was deleted", len(rows))
-	}
-	if err := d.Set([]byte("x509_crl"), []byte("crl"), b); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := state.m["pki/db/x509_crl/1122aabb/crl"]; !ok {
-		t.Errorf("the CRL is not the appliance's own: %v", state.m)
 	}
 }
 
@@ -131,6 +125,17 @@ func TestTableUpdateIsOneGroup(t *testing.T) {
 	}
 	if want := []string{"b=2", "c=3"}; !slices.Equal(got, want) {
 		t.Errorf("rows %q, want %q", got, want)
+	}
+	tx = new(database.Tx) // the last command about a row counts
+	tx.Del(b, []byte("b"))
+	tx.Set(b, []byte("b"), []byte("5"))
+	tx.Set(b, []byte("c"), []byte("6"))
+	tx.Del(b, []byte("c"))
+	if err := d.Update(tx); err != nil {
+		t.Fatal(err)
+	}
+	if rows, err := d.List(b); err != nil || len(rows) != 1 || string(rows[0].Value) != "5" {
+		t.Errorf("rows %v, %v; want b=5", rows, err)
 	}
 	groups := state.groups
 	tx = new(database.Tx)

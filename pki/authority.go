@@ -36,7 +36,9 @@ type Authority struct {
 	mu         sync.Mutex
 	parsed     map[string]*x509.Certificate // by serial
 	identities map[Role]*tls.Certificate    // valid while their serial is the role's
-	crlMu      sync.Mutex                   // one CRL is made at a time
+
+	crlMu sync.Mutex // one CRL is made at a time
+	crl   []byte     // the last one
 }
 
 // Open opens the authority in the State. On the first start it makes the key file and, in one group, all keys and
@@ -67,7 +69,7 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	if err := a.openKeyFile(); err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
 	}
-	a.db = &db.DB{DB: &table{state: o.State, node: a.seal.node()}}
+	a.db = &db.DB{DB: &table{state: o.State}}
 	if err := a.complete(ctx); err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
 	}

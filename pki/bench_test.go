@@ -76,3 +76,24 @@ func BenchmarkNothingDue(b *testing.B) {
 	}
 	b.ReportMetric(float64((cpu(b)-start).Microseconds())/1000/float64(n), "cpu-ms/session")
 }
+
+// BenchmarkVerifyDevice is what SIP and VPN pay for each client certificate.
+func BenchmarkVerifyDevice(b *testing.B) {
+	s := serve(b, map[string]pki.DevicePolicy{phone: {Key: capf.P256}})
+	c, err := s.connect(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := (&capf.Client{Device: phone}).Run(b.Context(), c); err != nil {
+		b.Fatal(err)
+	}
+	cert, ok := s.CurrentLSC(phone)
+	if !ok {
+		b.Fatal("no certificate")
+	}
+	for b.Loop() {
+		if _, err := s.VerifyDevice(cert, nil, phone); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

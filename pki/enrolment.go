@@ -6,7 +6,6 @@ import (
 	"crypto/hmac"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -225,20 +224,4 @@ func (a *Authority) codeEqual(device, code, typed string) bool {
 func (a *Authority) codeSpent(device, code string) bool {
 	v, ok := a.opts.State.Get(deviceKey(device, "code"))
 	return ok && hmac.Equal(v, a.seal.codeSum(device, code))
-}
-
-// ErrCode says that a code cannot be used.
-var ErrCode = errors.New("code is not usable")
-
-// CheckCode refuses a code that phones cannot be given: 4 to 15 digits (capf.md §6.1).
-func CheckCode(code string) error {
-	if len(code) < 4 || len(code) > 15 {
-		return fmt.Errorf("%w: it has %d characters, 4 to 15 digits are allowed", ErrCode, len(code))
-	}
-	for i := range len(code) {
-		if code[i] < '0' || code[i] > '9' {
-			return fmt.Errorf("%w: it holds something else than digits", ErrCode)
-		}
-	}
-	return nil
 }

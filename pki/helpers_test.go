@@ -9,7 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -67,16 +67,31 @@ func (s *memory) Write(ctx context.Context, set map[string][]byte, del ...string
 			return err
 		}
 	}
+	if err := storable(set, del); err != nil {
+		return err
+	}
 	for k, v := range set {
-		if !strings.HasPrefix(k, "pki/") {
-			return errors.New("key outside pki/: " + k)
-		}
 		s.m[k] = bytes.Clone(v)
 	}
 	for _, k := range del {
 		delete(s.m, k)
 	}
 	s.groups++
+	return nil
+}
+
+// storable has the rules of the appliance's store.
+func storable(set map[string][]byte, del []string) error {
+	for k, v := range set {
+		if !strings.HasPrefix(k, "pki/") || len(k) > 256 || strings.Contains(k, "//") || strings.HasSuffix(k, "/") || len(v) > 64<<10 {
+			return fmt.Errorf("field %q with %d bytes cannot be stored", k, len(v))
+		}
+	}
+	for _, k := range del {
+		if _, both := set[k]; both {
+			return fmt.Errorf("field %q is both set and deleted", k)
+		}
+	}
 	return nil
 }
 

@@ -31,7 +31,8 @@ import (
 //	pki/device/DEVICE/operation       what is scheduled, JSON
 //	pki/device/DEVICE/code            keyed digest of the code that was spent
 //	pki/clock/NODE                    the latest time that was believed
-//	pki/db/...                        rows of the engine: the certificates themselves, revocations, the CRL
+//	pki/crl/NODE                      number of the last CRL
+//	pki/db/...                        rows of the engine: the certificates themselves, revocations
 //
 // A state is derived where it can be, so that no two fields contradict each other after a crash or a merge: a certificate
 // is revoked if the engine's table says so, current if its role or device points to it.
@@ -79,7 +80,7 @@ func parseSerial(s string) (*big.Int, bool) {
 
 // record adds a certificate to a group: the engine's row and our facts. Issued is the time of recording.
 func (a *Authority) record(b *batch, cert *x509.Certificate, role Role, device string) error {
-	if err := (&db.DB{DB: &table{state: b, node: a.seal.node()}}).StoreCertificate(cert); err != nil {
+	if err := (&db.DB{DB: &table{state: b}}).StoreCertificate(cert); err != nil {
 		return fmt.Errorf("record certificate: %w", err)
 	}
 	serial := serialText(cert.SerialNumber)
@@ -165,6 +166,9 @@ func (a *Authority) IsRevoked(serial string) bool {
 func (a *Authority) stateOf(serial string, i info) CertState {
 	if a.IsRevoked(serial) {
 		return Revoked
+	}
+	if i.Role == RoleServer || i.Role == RoleRoot {
+		return Current // nothing takes their place
 	}
 	if i.Device == "" {
 		if v, _ := a.opts.State.Get("pki/role/" + i.Node + "/" + string(i.Role)); string(v) == serial {

@@ -51,6 +51,7 @@ const (
 	RoleAppServer    Role = "APP-SERVER"    // XML services over HTTPS
 	RoleVPN          Role = "VPN"           // VPN gateway
 	RoleAdmin        Role = "ADMIN"         // pages and API
+	RoleServer       Role = "SERVER"        // in records only: certificates that NewServerCertificate gave away
 )
 
 // Roles lists the roles that have an Identity, in the order in which people look for them.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/smallstep/certificates/authority"
 	"github.com/smallstep/certificates/authority/provisioner"
-	"github.com/smallstep/certificates/db"
 )
 
 // reasonCodes are the reasons of RFC 5280 §5.3.1 that make sense here. Any other text is kept, and coded as unspecified.
@@ -40,7 +39,7 @@ func (a *Authority) Revoke(ctx context.Context, serial, reason string) error {
 	if a.IsRevoked(serial) {
 		return nil
 	}
-	if i.Device == "" && a.stateOf(serial, i) == Current {
+	if i.Device == "" && i.Role != RoleServer && a.stateOf(serial, i) == Current {
 		return fmt.Errorf("pki: certificate %s of role %s is in use: replace it first", serial, i.Role)
 	}
 	cert, err := a.certificate(serial)
@@ -78,7 +77,8 @@ func (a *Authority) RevokeDevice(ctx context.Context, device, reason string) (n 
 }
 
 // CRL returns the revocation list of this appliance's issuing CA, DER. It is made anew when a revocation is missing from
-// it, also one that came from the other appliance, and when half its life is over.
+// it, also one that came from the other appliance, and when half its life is over. Its number is kept in the state, the list
+// itself is not: it may be larger than a field.
 func (a *Authority) CRL(ctx context.Context) ([]byte, error) {
 	a.crlMu.Lock()
 	defer a.crlMu.Unlock()
@@ -87,12 +87,8 @@ func (a *Authority) CRL(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pki: CRL: %w", err)
 	}
-	number := int64(1)
-	if last, err := a.db.GetCRL(); err == nil {
-		if a.crlFits(last.DER, entries, now) {
-			return last.DER, nil
-		}
-		number = last.Number + 1
+	if a.crl != nil && a.crlFits(a.crl, entries, now) {
+		return a.crl, nil
 	}
 	if err := a.clockFit(now); err != nil {
 		return nil, fmt.Errorf("pki: CRL: %w", err)
@@ -101,17 +97,23 @@ func (a *Authority) CRL(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pki: CRL: %w", err)
 	}
+	key, number := "pki/crl/"+a.seal.node(), big.NewInt(1)
+	if v, ok := a.opts.State.Get(key); ok {
+		if last, ok := new(big.Int).SetString(string(v), 10); ok {
+			number.Add(number, last)
+		}
+	}
 	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
-		Number: big.NewInt(number), ThisUpdate: now, NextUpdate: now.Add(crlLife),
+		Number: number, ThisUpdate: now, NextUpdate: now.Add(crlLife),
 		RevokedCertificateEntries: entries, SignatureAlgorithm: sha256With(id.Leaf),
 	}, id.Leaf, id.PrivateKey.(crypto.Signer))
 	if err != nil {
 		return nil, fmt.Errorf("pki: CRL: %w", err)
 	}
-	err = a.db.StoreCRL(&db.CertificateRevocationListInfo{Number: number, ExpiresAt: now.Add(crlLife), Duration: crlLife, DER: der})
-	if err != nil {
+	if err := a.opts.State.Write(ctx, map[string][]byte{key: []byte(number.String())}); err != nil {
 		return nil, fmt.Errorf("pki: CRL: %w", err)
 	}
+	a.crl = der
 	return der, nil
 }
 

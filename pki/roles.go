@@ -342,7 +342,7 @@ func (a *Authority) NewServerCertificate(ctx context.Context, key crypto.Signer,
 		return nil, fmt.Errorf("pki: %w", err)
 	}
 	b := newBatch(a.opts.State)
-	if err := a.record(b, cert, Role("SERVER"), ""); err != nil {
+	if err := a.record(b, cert, RoleServer, ""); err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
 	}
 	a.stampClock(b)

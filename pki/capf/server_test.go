@@ -8,8 +8,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -362,4 +364,55 @@ func TestRefusalOfAnOverlongMessageArrives(t *testing.T) {
 	if end, ok := m.Body.(*EndSession); err != nil || !ok || end.Reason != ReasonRefused {
 		t.Errorf("got %+v, %v; want END_SESSION 7", m.Body, err)
 	}
+}
+
+func TestStopBeforeRun(t *testing.T) {
+	s, err := New(Options{Address: "127.0.0.1:0", Certificate: serverIdentity, Backend: &fake{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	if err := s.Run(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A refusal is logged once, with the device and the reason, and without what was typed.
+func TestRefusalIsLoggedOnce(t *testing.T) {
+	var buf lockedBuffer
+	dev := Device{Operation: Install, Key: P256, Auth: AuthCode, Code: func(s string) bool { return s == "918273" }}
+	b := serve(t, dev, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&buf, nil)) })
+	if res, err := (&Client{Device: phone, Password: "564738"}).Run(t.Context(), b.dial(t)); err != nil || res.Reason != ReasonRefused {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	b.settled(t)
+	lines := strings.Split(strings.TrimSpace(buf.String()), "\n")
+	if len(lines) != 1 {
+		t.Fatalf("%d lines:\n%s", len(lines), buf.String())
+	}
+	for _, want := range []string{"level=INFO", "phone=" + phone, "wrong code", "peer=127.0.0.1", "took="} {
+		if !strings.Contains(lines[0], want) {
+			t.Errorf("the line lacks %q: %s", want, lines[0])
+		}
+	}
+	if strings.Contains(lines[0], "564738") || strings.Contains(lines[0], "918273") {
+		t.Errorf("the line holds a code: %s", lines[0])
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
