@@ -424,8 +424,8 @@ func TestCallIn(t *testing.T) {
 	if res := conn.ask(inDialog(inv, ok, "BYE", 104)); res.status != 200 || res.get("RTP-RxStat") == "" {
 		t.Errorf("BYE answered:\n%s", res.marshal())
 	}
-	if c.State() != Ended || len(p.Calls()) != 0 {
-		t.Errorf("state %s", c.State())
+	if err := c.WaitState(ctx, Ended); err != nil || len(p.Calls()) != 0 {
+		t.Errorf("state %s, %v", c.State(), err)
 	}
 	if got := p.Refusals(); len(got) > 0 {
 		t.Errorf("refused %v", got)
@@ -456,6 +456,7 @@ func TestBusy(t *testing.T) {
 		}
 	}
 	last.ask(last.remotecc(p.Contact(), "<dndupdate><state>enable</state><option>callreject</option></dndupdate>"))
+	_ = p.Wait(ctx, func() bool { on, _ := p.DND(); return on })
 	if on, mode := p.DND(); !on || mode != "callreject" {
 		t.Errorf("DND %v %s", on, mode)
 	}
@@ -692,6 +693,7 @@ func TestFeatures(t *testing.T) {
 	conn.ask(conn.remotecc(p.Contact(), "<hlogupdate><status>on</status></hlogupdate>",
 		"<statuslineupdatereq><action>notify_display</action><statustext>From 302</statustext></statuslineupdatereq>",
 		"<playtonereq><tonetype>DtZipZip</tonetype></playtonereq>"))
+	_ = p.Wait(ctx, func() bool { return len(p.Tones()) == 1 }) // the phone answers first and acts then
 	if in, known := p.HuntLogin(); !in || !known || len(p.Notices()) != 1 || len(p.Tones()) != 1 {
 		t.Errorf("hunt %v %v, notices %q, tones %q", in, known, p.Notices(), p.Tones())
 	}

@@ -21,7 +21,7 @@ type manners struct {
 	strict  bool   // answers 400 when host and port of the Request-URI are not its own
 	oneLoad bool   // Reason has Load= in place of ActiveLoad= and InactiveLoad=
 	oneChar bool   // off-hook NOTIFY carries one character of the name in From, To and Request-URI
-	codecs  []codec
+	codecs  []audioFormat
 }
 
 // The SRTP suites by their SDES names.
@@ -32,15 +32,15 @@ const (
 	suiteGCM256 = "AEAD_AES_256_GCM"
 )
 
-// codec is one entry of the phone's offer.
-type codec struct {
+// audioFormat is one entry of the phone's offer.
+type audioFormat struct {
 	pt     int
 	rtpmap string
 	fmtp   string
 }
 
 // Codec order of a recorded 7800/8800 offer (calls §2.1).
-var codecs8800 = []codec{
+var codecs8800 = []audioFormat{
 	{114, "opus/48000/2", "maxplaybackrate=16000;sprop-maxcapturerate=16000;maxaveragebitrate=64000;stereo=0;sprop-stereo=0;usedtx=0"},
 	{9, "G722/8000", ""},
 	{113, "AMR-WB/16000", "octet-align=0;mode-change-capability=2"},
@@ -52,7 +52,7 @@ var codecs8800 = []codec{
 }
 
 // Codecs of the 7900 from the table of calls §27.3; their order is not recorded there.
-var codecs7900 = []codec{
+var codecs7900 = []audioFormat{
 	{102, "L16/16000", ""},
 	{9, "G722/8000", ""},
 	{0, "PCMU/8000", ""},

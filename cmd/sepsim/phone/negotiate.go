@@ -11,9 +11,9 @@ import (
 func (c *Config) secure() bool { return c.Security == 3 }
 
 // codecsFor is the phone's codec list: the model's, less what file and options switch off.
-func (p *Phone) codecsFor(c *Config) []codec {
+func (p *Phone) codecsFor(c *Config) []audioFormat {
 	if p.opt.Codecs != nil {
-		var out []codec
+		var out []audioFormat
 		for _, name := range p.opt.Codecs {
 			for _, k := range p.man.codecs {
 				if codecName(k.rtpmap) == strings.ToUpper(name) {
@@ -25,7 +25,7 @@ func (p *Phone) codecsFor(c *Config) []codec {
 	}
 	out := slices.Clone(p.man.codecs)
 	if !c.G722 {
-		out = slices.DeleteFunc(out, func(k codec) bool { return codecName(k.rtpmap) == "G722" })
+		out = slices.DeleteFunc(out, func(k audioFormat) bool { return codecName(k.rtpmap) == "G722" })
 	}
 	return out
 }
@@ -106,7 +106,7 @@ func (c *Call) checkAnswer(o offered, body []byte, fallback bool) (agreed, error
 		c.p.remark("answer with %d audio codecs where one is due", len(codecs))
 	}
 	a.pt = codecs[0]
-	i := slices.IndexFunc(o.codecs, func(k codec) bool { return k.pt == a.pt })
+	i := slices.IndexFunc(o.codecs, func(k audioFormat) bool { return k.pt == a.pt })
 	if i < 0 || codecName(o.codecs[i].rtpmap) != codecName(m.rtpmap[a.pt]) {
 		return a, refuse(MediaAnswer, nil, "codec %d %s was not offered", a.pt, clip(m.rtpmap[a.pt]))
 	}
@@ -163,9 +163,9 @@ func (c *Call) answerTo(body []byte, holding, fallback bool) (agreed, offered, *
 	codecs, dtmf := audioCodecs(*m)
 	mine := c.p.codecsFor(c.conf)
 	for _, pt := range codecs {
-		i := slices.IndexFunc(mine, func(k codec) bool { return codecName(k.rtpmap) == codecName(m.rtpmap[pt]) })
+		i := slices.IndexFunc(mine, func(k audioFormat) bool { return codecName(k.rtpmap) == codecName(m.rtpmap[pt]) })
 		if i >= 0 {
-			o.codecs = []codec{{pt: pt, rtpmap: mine[i].rtpmap, fmtp: mine[i].fmtp}}
+			o.codecs = []audioFormat{{pt: pt, rtpmap: mine[i].rtpmap, fmtp: mine[i].fmtp}}
 			break
 		}
 	}

@@ -153,9 +153,9 @@ func (m *mediaDesc) attribute(v string) {
 	name, value, _ := strings.Cut(v, ":")
 	switch name {
 	case "rtpmap":
-		pt, codec, _ := strings.Cut(value, " ")
+		pt, name, _ := strings.Cut(value, " ")
 		if n, err := strconv.Atoi(pt); err == nil && slices.Contains(m.formats, n) {
-			m.rtpmap[n] = strings.ToUpper(strings.TrimSpace(codec))
+			m.rtpmap[n] = strings.ToUpper(strings.TrimSpace(name))
 		}
 	case "ptime":
 		m.ptime, _ = strconv.Atoi(strings.TrimSpace(value))
@@ -178,7 +178,7 @@ type offered struct {
 	session   uint64
 	version   int
 	secure    bool
-	codecs    []codec
+	codecs    []audioFormat
 	dtmf      int // telephone-event payload, 0 for none
 	crypto    []cryptoLine
 	direction string
