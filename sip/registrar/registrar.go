@@ -22,7 +22,8 @@
 //
 // Everybody who asks is challenged, known or not. The kind of challenge depends on what the request looks like, not on the
 // account: Cisco phones get exactly one MD5 challenge without qop, others MD5 and SHA-256 with qop (RFC 8760), in the order
-// that their kind of software takes. A wrong answer is 403 for known and unknown users alike, after the same work. Failures are throttled per source and per account and source.
+// that their kind of software takes. A wrong answer is 403 for known and unknown users alike, after the same work. Failures
+// are throttled per source and per account and source.
 //
 // # Left out
 //
