@@ -57,6 +57,12 @@ type RemoteControl interface {
 	RemoteControl(tx *transaction.Server, id registrar.Identity, requests []cisco.Request, cm string) bool
 }
 
+// LegKeeper is what Calls may implement besides: it tells whether a leg that was reported to state still has an owner, so
+// that the self-check can put out lamps of calls that nobody has any more.
+type LegKeeper interface {
+	HasLeg(line, leg string) bool
+}
+
 // Options configure a Server.
 type Options struct {
 	Log     *slog.Logger
@@ -118,7 +124,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.state, err = state.New(state.Options{
 		Log: o.Log, Accounts: o.Accounts, Registrar: s.reg, Transactions: s.layer, Store: o.Store, Stamps: o.Stamps,
-		MayWatch: o.MayWatch, Note: o.Note,
+		MayWatch: o.MayWatch, Note: o.Note, HasLeg: s.hasLeg,
 	})
 	if err != nil {
 		s.reg.Stop()
@@ -140,6 +146,11 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+func (s *Server) hasLeg(line, leg string) bool {
+	k, ok := s.calls.(LegKeeper)
+	return !ok || k.HasLeg(line, leg)
 }
 
 // SetCalls says who handles calls. It must come before Start.

@@ -35,6 +35,9 @@ const (
 	ticketKeys = 3
 )
 
+// keepAlive finds out within about 35 s that a phone has lost its power. Phones themselves send nothing for 115 s.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4}
+
 // turnTickets makes a new ticket key when the last is old. Only the accepting goroutine calls it.
 func (l *streamListener) turnTickets(now time.Time) {
 	if l.tls == nil || len(l.tickets) > 0 && now.Sub(l.ticketAt) < ticketTurn {
@@ -52,7 +55,7 @@ func (m *Manager) bindStream(l Listen) error {
 	if l.Addr.Addr().Is4() {
 		network = "tcp4"
 	}
-	ln, err := net.Listen(network, l.Addr.String())
+	ln, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(context.Background(), network, l.Addr.String())
 	if err != nil {
 		return err
 	}
@@ -145,7 +148,7 @@ func (m *Manager) run(transport string, conn net.Conn, cfg *tls.Config, server b
 	if err != nil {
 		conn.Close()
 		m.release(addrPort(conn.RemoteAddr()).Addr())
-		m.opt.Log.Info("TLS handshake", "peer", conn.RemoteAddr().String(), "err", err)
+		m.complain("TLS handshake", "peer", conn.RemoteAddr().String(), "err", err)
 		return
 	}
 	if !m.add(s) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/emiago/sipgo/sip"
+	"golang.org/x/time/rate"
 
 	"ringfence/internal/task"
 )
@@ -112,10 +113,24 @@ type Manager struct {
 	stopped  bool
 	flows    map[string]closer
 	bySource map[netip.Prefix]int
-	lastDrop time.Time
 
 	refused   atomic.Uint64
 	malformed atomic.Uint64
+
+	complaints *rate.Limiter
+	unsaid     atomic.Uint64
+}
+
+// complain logs what a peer did wrong, a bounded number per second: strangers must not fill the log.
+func (m *Manager) complain(msg string, attrs ...any) {
+	if !m.complaints.Allow() {
+		m.unsaid.Add(1)
+		return
+	}
+	if n := m.unsaid.Swap(0); n > 0 {
+		attrs = append(attrs, "suppressed", n)
+	}
+	m.opt.Log.Info(msg, attrs...)
 }
 
 type closer interface {
@@ -130,7 +145,7 @@ func New(o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opt: o, parser: newParser(o.MaxMessage), tasks: task.NewGroup(context.Background(), o.Log),
-		flows: make(map[string]closer), bySource: make(map[netip.Prefix]int),
+		flows: make(map[string]closer), bySource: make(map[netip.Prefix]int), complaints: rate.NewLimiter(10, 50),
 	}
 	for _, l := range o.Listen {
 		var err error
@@ -240,9 +255,8 @@ func (m *Manager) reserve(from netip.Addr) bool {
 	src := source(from)
 	if m.stopped || len(m.flows) >= m.opt.MaxFlows || m.bySource[src] >= m.opt.MaxPerSource {
 		m.refused.Add(1)
-		if now := time.Now(); !m.stopped && now.Sub(m.lastDrop) > time.Second {
-			m.lastDrop = now
-			m.opt.Log.Info("connection refused, limit reached", "peer", from.String(), "flows", len(m.flows))
+		if !m.stopped {
+			m.complain("connection refused, limit reached", "peer", from.String(), "flows", len(m.flows))
 		}
 		return false
 	}

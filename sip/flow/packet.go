@@ -141,7 +141,7 @@ func (p *packetListener) datagram(b []byte, from, to netip.AddrPort) {
 	msg, err := decode(p.m.parser, bytes.TrimLeft(b, "\r\n"))
 	if err != nil {
 		p.m.malformed.Add(1)
-		p.m.opt.Log.Info("malformed message", "peer", from.String(), "err", err, "bytes", fmt.Sprintf("%.200q", b))
+		p.m.complain("malformed message", "peer", from.String(), "err", err, "bytes", fmt.Sprintf("%.200q", b))
 		// One answer no longer than what was sent: nothing to gain by a forged source.
 		if answer := badRequest(b, 400, "Bad Request"); answer != nil && len(answer) <= len(b)+64 {
 			p.write(answer, from, to)

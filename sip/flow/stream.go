@@ -414,7 +414,7 @@ func (m *Manager) deliver(f Flow, msg sip.Message) error {
 // reject logs the start of what was malformed and answers 400 if that is possible.
 func (s *stream) reject(b []byte, why error) {
 	s.m.malformed.Add(1)
-	s.m.opt.Log.Info("malformed message", "peer", s.remote.String(), "phone", s.device, "err", why, "bytes", fmt.Sprintf("%.200q", b))
+	s.m.complain("malformed message", "peer", s.remote.String(), "phone", s.device, "err", why, "bytes", fmt.Sprintf("%.200q", b))
 	if answer := badRequest(b, 400, "Bad Request"); answer != nil {
 		out := writeBuffers.Get().(*bytes.Buffer)
 		out.Reset()

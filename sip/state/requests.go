@@ -58,6 +58,7 @@ func (s *State) hookNotice(tx *transaction.Server, id registrar.Identity) {
 		switch d.State {
 		case "trying":
 			s.hook[line]++
+			s.hookSince[line] = time.Now()
 		case "terminated":
 			if s.hook[line]--; s.hook[line] <= 0 {
 				delete(s.hook, line)

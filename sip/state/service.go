@@ -2,7 +2,9 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/emiago/sipgo/sip"
 
@@ -78,5 +80,80 @@ func (s *State) control(b *registrar.Binding, m *cisco.ServiceControl, result ch
 	})
 	if err != nil {
 		tell(err)
+	}
+}
+
+// Rollout says how ServiceControlAll goes about many phones.
+type Rollout struct {
+	Action string
+	Stamps *cisco.Stamps
+	Force  bool          // also phones in a call; else those are waited for
+	Wait   time.Duration // how long a phone in a call is waited for; 0: it is left out with ErrInCall
+	Every  time.Duration // pause between two phones; 100 ms when 0, so that a thousand do not fetch their files at once
+	// Report is told about each phone as it is done with; may be nil. It must not block.
+	Report func(device string, err error)
+}
+
+// idlePoll is how often a phone in a call is looked at.
+const idlePoll = time.Second
+
+// ServiceControlAll does ServiceControl for many devices, one after the other. Phones in a call come last. It returns when all
+// are done or ctx has ended, with the number of phones that obeyed.
+func (s *State) ServiceControlAll(ctx context.Context, devices []string, r Rollout) (int, error) {
+	if r.Every <= 0 {
+		r.Every = 100 * time.Millisecond
+	}
+	report := func(device string, err error) {
+		if r.Report != nil {
+			r.Report(device, err)
+		}
+	}
+	obeyed := 0
+	one := func(device string) error {
+		err := s.ServiceControl(ctx, device, r.Action, r.Stamps, r.Force)
+		if err == nil {
+			obeyed++
+		}
+		return err
+	}
+	var busy []string
+	for i, device := range devices {
+		if i > 0 && !sleep(ctx, r.Every) {
+			return obeyed, ctx.Err()
+		}
+		err := one(device)
+		if errors.Is(err, ErrInCall) && r.Wait > 0 {
+			busy = append(busy, device)
+			continue
+		}
+		report(device, err)
+	}
+	for until := time.Now().Add(r.Wait); len(busy) > 0; {
+		if !sleep(ctx, idlePoll) {
+			return obeyed, ctx.Err()
+		}
+		late := !time.Now().Before(until)
+		var still []string
+		for _, device := range busy {
+			err := one(device)
+			if errors.Is(err, ErrInCall) && !late {
+				still = append(still, device)
+				continue
+			}
+			report(device, err)
+		}
+		busy = still
+	}
+	return obeyed, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }

@@ -13,7 +13,7 @@
 //	s.Line(number), s.Watch(f)            // snapshot, change feed
 //	s.Subscribe(tx, id), s.Resubscribe(tx), s.Publish(tx, id), s.Notify(tx, id), s.HuntKey(tx, id)   // requests of phones
 //	s.Push(binding, done, requests...)    // remotecc REFER to a phone
-//	s.ServiceControl(ctx, device, ...), s.Resync(device)
+//	s.ServiceControl(ctx, device, ...), s.ServiceControlAll(ctx, ...), s.Resync(device), s.Check()
 //
 // A line that is no Cisco phone's is its own device: its number stands where a device name is asked for (DeviceOf).
 //
@@ -88,6 +88,8 @@ type Options struct {
 	Stamps func(device string) (cisco.Stamps, bool)
 	// MayWatch says whether a line may see the state of a number; nil is yes.
 	MayWatch func(watcher, number string) bool
+	// HasLeg tells whether a leg that SetLeg reported still has an owner; nil: nobody can tell.
+	HasLeg func(line, leg string) bool
 	// Note adds to the boot record of a device; may be nil.
 	Note func(device, step, text string, failed bool)
 
@@ -133,6 +135,11 @@ type State struct {
 	graces   map[string]*time.Timer
 	started  bool
 	stopped  bool
+
+	hookSince map[string]time.Time // line -> when it was last taken off-hook
+
+	checking sync.Mutex      // one Check at a time
+	missing  map[string]bool // under checking: legs without owner at the last look
 }
 
 // New returns the state as Store knows it.
@@ -156,7 +163,7 @@ func New(o Options) (*State, error) {
 		forward: make(map[string]string), hunt: make(map[string]bool), etags: make(map[string]uint64),
 		dirty: make(map[string]bool), feed: make(map[int]func(Change)), topics: make(map[string]map[*dialog]bool),
 		byKey: make(map[dialogKey]*dialog), byFlow: make(map[string]map[*dialog]bool), devices: make(map[string]*device),
-		graces: make(map[string]*time.Timer),
+		graces: make(map[string]*time.Timer), hookSince: make(map[string]time.Time),
 	}
 	for _, prefix := range []string{"dnd/", "fwd/", "hunt/"} {
 		o.Store.Scan(prefix, func(key string, value []byte) bool {
@@ -271,11 +278,15 @@ func (s *State) changedLocked(c Change, topics ...string) {
 
 // run informs watchers.
 func (s *State) run(ctx context.Context) {
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.wake:
+		case <-check.C:
+			_ = task.Guard(s.opt.Log, "state check", s.Check)
 		}
 		for s.step() {
 		}

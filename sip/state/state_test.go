@@ -125,7 +125,7 @@ func newBench(t *testing.T, change func(*Options), store *memory) *bench {
 	}
 	var err error
 	b.r, err = registrar.New(registrar.Options{
-		Accounts: o.Accounts, Realm: "pbx.example.com", Password: func(string) (string, bool) { return "secret", true },
+		Accounts: o.Accounts, Realm: "pbx.example.com", Expires: time.Hour, Password: func(string) (string, bool) { return "secret", true },
 		OnChange: func(e registrar.Event) { b.s.Registration(e) },
 	})
 	if err != nil {
@@ -473,7 +473,7 @@ func TestFirstLampsArePaced(t *testing.T) {
 			outstanding++
 			most = max(most, outstanding)
 			mu.Unlock()
-			time.AfterFunc(100*time.Millisecond, func() { mu.Lock(); outstanding--; mu.Unlock() })
+			time.AfterFunc(99*time.Millisecond, func() { mu.Lock(); outstanding--; mu.Unlock() })
 			return 200
 		}
 		c.register("")
@@ -1073,6 +1073,110 @@ func TestManyWatchersOfOneNumber(t *testing.T) {
 		}
 		if told != 500 {
 			t.Errorf("%d watchers told, want 500", told)
+		}
+	})
+}
+
+func TestSelfCheck(t *testing.T) {
+	owned := map[string]bool{"2002/a": true}
+	hasLeg := func(line, leg string) bool { return owned[line+"/"+leg] }
+	run(t, func(o *Options) { o.HasLeg = hasLeg }, func(t *testing.T, b *bench) {
+		w, c := b.client("2001"), b.client("2002")
+		w.register("")
+		c.register("")
+		time.Sleep(time.Minute)
+		w.got()
+		c.got()
+
+		b.s.SetLeg("2002", "a", Active)
+		w.expect("in a call", "NOTIFY 2001 2002 on-the-phone open")
+		time.Sleep(time.Minute)
+		w.expect("an owned leg stays")
+		delete(owned, "2002/a")
+		time.Sleep(2*checkEvery + time.Second)
+		w.expect("a leg without owner goes", "NOTIFY 2001 2002 idle open")
+
+		w.answer = func(*sip.Request) int { return 500 }
+		b.s.SetLeg("2002", "b", Ringing)
+		owned["2002/b"] = true
+		w.expect("refused", "NOTIFY 2001 2002 alerting open")
+		w.answer = func(*sip.Request) int { return 200 }
+		time.Sleep(time.Minute)
+		w.expect("sent again until acknowledged", "NOTIFY 2001 2002 alerting open")
+		w.answer = func(*sip.Request) int { return 500 }
+		b.s.SetLeg("2002", "b", Idle)
+		time.Sleep(10 * time.Minute)
+		if n := len(w.got()); n != maxTries {
+			t.Errorf("%d tries at a phone that refuses, want %d", n, maxTries)
+		}
+		w.answer = func(*sip.Request) int { return 200 }
+		w.register("")
+		c.register("")
+
+		b.s.mu.Lock()
+		b.s.hook["2002"], b.s.hookSince["2002"] = 1, time.Now()
+		delete(b.s.present, "2001")
+		b.s.present["2009"] = true
+		b.s.mu.Unlock()
+		time.Sleep(time.Minute)
+		if l := b.s.Line("2001"); !l.Registered {
+			t.Error("a registered line shows as absent")
+		}
+		if l := b.s.Line("2009"); l.Registered {
+			t.Error("an absent line shows as registered")
+		}
+		if l := b.s.Line("2002"); !l.OffHook {
+			t.Error("put down too soon")
+		}
+		time.Sleep(offHookMost)
+		if l := b.s.Line("2002"); l.OffHook {
+			t.Error("off-hook for ever")
+		}
+	})
+}
+
+func TestRollout(t *testing.T) {
+	run(t, nil, func(t *testing.T, b *bench) {
+		a, c := b.client("2001"), b.client("2002")
+		a.register("")
+		c.register("")
+		a.got()
+		c.got()
+		b.s.SetLeg("2001", "x", Active)
+		time.AfterFunc(20*time.Second, func() { b.s.SetLeg("2001", "x", Idle) })
+		type result struct {
+			device string
+			err    error
+			at     time.Duration
+		}
+		var got []result
+		started := time.Now()
+		devices := []string{phone, "SEP02AA11BB22C2", "SEP000000000000"}
+		n, err := b.s.ServiceControlAll(t.Context(), devices, Rollout{
+			Action: "restart", Wait: time.Minute, Report: func(d string, err error) { got = append(got, result{d, err, time.Since(started).Round(time.Second)}) },
+		})
+		want := []result{{"SEP02AA11BB22C2", nil, 0}, {"SEP000000000000", ErrUnknownDevice, 0}, {phone, nil, 20 * time.Second}}
+		if n != 2 || err != nil || len(got) != 3 {
+			t.Fatalf("%d obeyed, %v: %v", n, err, got)
+		}
+		for i := range want {
+			if got[i].device != want[i].device || !errors.Is(got[i].err, want[i].err) || got[i].at < want[i].at || got[i].at > want[i].at+time.Second {
+				t.Errorf("%d: %v, want %v", i, got[i], want[i])
+			}
+		}
+		a.register("")
+		b.s.SetLeg("2001", "x", Active)
+		got = nil
+		if n, _ := b.s.ServiceControlAll(t.Context(), devices[:1], Rollout{Action: "reset", Wait: 5 * time.Second, Report: func(d string, err error) { got = append(got, result{d, err, 0}) }}); n != 0 || len(got) != 1 || !errors.Is(got[0].err, ErrInCall) {
+			t.Errorf("a phone that talks on: %v", got)
+		}
+		if n, _ := b.s.ServiceControlAll(t.Context(), devices[:1], Rollout{Action: "reset", Force: true}); n != 1 {
+			t.Errorf("forced: %d", n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if _, err := b.s.ServiceControlAll(ctx, devices[:1], Rollout{Action: "reset", Wait: time.Hour}); !errors.Is(err, context.Canceled) {
+			t.Errorf("interrupted: %v", err)
 		}
 	})
 }
