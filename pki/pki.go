@@ -133,7 +133,10 @@ type Record struct {
 type DeviceIdentity struct {
 	Device string
 	Kind   string // "LSC" or "MIC"
-	Serial string // of an LSC
+	// Serial and State are an LSC's. An Unconfirmed one may be given to ConfirmLSC once TLS has shown that the phone holds its
+	// key: then it has stored it.
+	Serial string
+	State  CertState
 }
 
 // Errors that callers decide on.

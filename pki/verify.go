@@ -50,32 +50,31 @@ func (a *Authority) verifyDevice(cert *x509.Certificate, intermediates []*x509.C
 		}
 		return DeviceIdentity{Device: device, Kind: capf.KindMIC}, nil
 	}
-	serial, err := a.verifyLSC(cert, device, grace)
+	id, err := a.verifyLSC(cert, device, grace)
 	if err != nil {
 		return DeviceIdentity{}, fmt.Errorf("LSC of %s: %w", device, err)
 	}
-	return DeviceIdentity{Device: device, Kind: capf.KindLSC, Serial: serial}, nil
+	return id, nil
 }
 
-func (a *Authority) verifyLSC(cert *x509.Certificate, device string, grace time.Duration) (string, error) {
+func (a *Authority) verifyLSC(cert *x509.Certificate, device string, grace time.Duration) (id DeviceIdentity, err error) {
 	issuer := a.issuerOf(cert)
 	if issuer == nil {
-		return "", errors.New("issued by no CA of this installation")
+		return id, errors.New("issued by no CA of this installation")
 	}
 	if err := cert.CheckSignatureFrom(issuer); err != nil {
-		return "", err
+		return id, err
 	}
-	serial := serialText(cert.SerialNumber)
-	i, ok := a.info(serial)
+	id = DeviceIdentity{Device: device, Kind: capf.KindLSC, Serial: serialText(cert.SerialNumber)}
+	i, ok := a.info(id.Serial)
 	if !ok || i.Device != device || !a.same(cert) {
-		return "", fmt.Errorf("serial %s is not on record for this device", serial)
+		return id, fmt.Errorf("serial %s is not on record for this device", id.Serial)
 	}
-	switch s := a.stateOf(serial, i); s {
-	case Current, Unconfirmed:
-	default:
-		return "", fmt.Errorf("serial %s is %s", serial, s)
+	id.State = a.stateOf(id.Serial, i)
+	if id.State != Current && id.State != Unconfirmed {
+		return id, fmt.Errorf("serial %s is %s", id.Serial, id.State)
 	}
-	return serial, inTime(cert, a.now(), grace)
+	return id, inTime(cert, a.now(), grace)
 }
 
 // issuerOf finds the CA that a certificate names, nil if it is none of ours.

@@ -67,6 +67,26 @@ func TestDeviceOf(t *testing.T) {
 	}
 }
 
+func FuzzDeviceOf(f *testing.F) {
+	for _, cn := range []string{"SEP001122334455", "CP-8841-SEP001122334455", "CP-8865-K9-SEP001122334455", "CP--", "a/b"} {
+		raw, err := asn1.Marshal(pkix.Name{CommonName: cn, Organization: []string{"Example"}}.ToRDNSequence())
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		device, model, err := deviceOf(raw)
+		if err != nil {
+			return
+		}
+		// The name becomes part of keys, and whole in the subject.
+		if !validDevice(device) || !bytes.Contains(raw, []byte(device)) || model != "" && !validMAC(device) {
+			t.Errorf("%q, %q from %x", device, model, raw)
+		}
+	})
+}
+
 func TestVerifyLSC(t *testing.T) {
 	f := open(t)
 	key := ecKey(t)
@@ -128,6 +148,9 @@ func TestVerifyLSC(t *testing.T) {
 	}
 	next := parse(t, der)
 	verify("unconfirmed, the phone may hold it alone", next, phone, "")
+	if id, err := f.VerifyDevice(next, nil, phone); err != nil || id.State != Unconfirmed {
+		t.Errorf("state %s, %v; want %s", id.State, err, Unconfirmed)
+	}
 	verify("current beside an unconfirmed one", cert, phone, "")
 	if err := f.ConfirmLSC(t.Context(), phone, serial); err != nil {
 		t.Fatal(err)
