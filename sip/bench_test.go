@@ -12,10 +12,15 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	sipgo "github.com/emiago/sipgo/sip"
+
+	"ringfence/sip/flow"
 	"ringfence/sip/internal/siptest"
+	"ringfence/sip/state"
 )
 
 // raw is a client that costs little: it sends prepared text and looks for the end of a header.
@@ -168,4 +173,74 @@ func TestPhonesProcess(t *testing.T) {
 	}
 	fmt.Println("ready")
 	_, _ = io.ReadAll(os.Stdin)
+}
+
+// BenchmarkWatchers measures from a change of state until the last of 500 watchers, each on its own connection, was written to.
+func BenchmarkWatchers(b *testing.B) {
+	const n = 500
+	var written atomic.Int64
+	done := make(chan time.Time, 1)
+	s, _ := serve(b, declared{n: n}, func(o *Options) {
+		o.Trace = func(_ flow.Flow, out bool, m sipgo.Message) {
+			if req, ok := m.(*sipgo.Request); ok && out && req.Method == sipgo.NOTIFY && written.Add(1) == n {
+				done <- time.Now()
+			}
+		}
+	})
+	var phones []*siptest.Phone
+	for i := range n {
+		c := siptest.Dial(b, "tcp", s.Addr("TCP").String(), nil)
+		line := fmt.Sprint(90001 + i)
+		p := &siptest.Phone{Conn: c, Line: line, Password: "pw" + line, CallID: "watch" + line, Expires: 3600, UserAgent: "Vendor 1"}
+		p.Register()
+		if res := p.Do("SUBSCRIBE", "sip:10001@127.0.0.1", "sip:10001@127.0.0.1", "Event: presence\nExpires: 3600\n", ""); res.StatusCode != 200 {
+			b.Fatal(res.StatusCode)
+		}
+		p.Request()
+		phones = append(phones, p)
+	}
+	<-done
+	var total, worst time.Duration
+	rounds := 0
+	for ; b.Loop(); rounds++ {
+		written.Store(0)
+		started := time.Now()
+		s.State().SetLeg("10001", "x", state.Phase(1+rounds%2))
+		took := (<-done).Sub(started)
+		total, worst = total+took, max(worst, took)
+		b.StopTimer()
+		for _, p := range phones {
+			p.Request()
+		}
+		time.Sleep(50 * time.Millisecond) // the answers
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(total.Microseconds())/float64(rounds)/1000, "ms-mean")
+	b.ReportMetric(float64(worst.Microseconds())/1000, "ms-worst")
+}
+
+// BenchmarkPowerCut measures how long it takes until a thousand phones that come at once are registered and have their first
+// lamps; one phone refused fails it. Clients and server share the machine.
+func BenchmarkPowerCut(b *testing.B) {
+	const n = 1000
+	for b.Loop() {
+		s, _ := serve(b, declared{n: n}, nil)
+		var wg sync.WaitGroup
+		started := time.Now()
+		for i := 1; i <= n; i++ {
+			wg.Go(func() {
+				p := phone(b, s, "TCP", i)
+				if res := p.Register(); res.StatusCode != 200 {
+					b.Errorf("phone %d: %d", i, res.StatusCode)
+					return
+				}
+				for range 3 {
+					p.Request()
+				}
+			})
+		}
+		wg.Wait()
+		b.ReportMetric(n/time.Since(started).Seconds(), "phones/s")
+		s.Stop()
+	}
 }
