@@ -99,7 +99,7 @@ func New(o Options) (*Gateway, error) {
 	if err == nil {
 		g.server, err = anyconnect.New(ln, anyconnect.Options{Log: o.Log, Sessions: g.sessions, UDP: g.udp, Legacy: o.Legacy, Certificate: o.Certificate,
 			VerifyDevice: o.VerifyDevice, VerifyUser: o.VerifyUser, PolicyOf: o.PolicyOf, CheckPassword: o.CheckPassword,
-			UserOf: o.UserOf, MayUse: o.MayUse, Note: o.Note, MaxConnections: o.MaxConnections})
+			UserOf: o.UserOf, MayUse: o.MayUse, CheckCode: o.CheckCode, Note: o.Note, MaxConnections: o.MaxConnections})
 	}
 	if err != nil {
 		ln.Close()

@@ -215,6 +215,46 @@ func TestPasswordOnlyByItsOwner(t *testing.T) {
 	}
 }
 
+func TestSecondFactor(t *testing.T) {
+	var used atomic.Int64
+	l := newLab(t, func(o *vpn.Options) {
+		o.Policies[1].SecondFactor = true
+		o.CheckCode = func(user, code string) bool { return user == "alice" && code == "123456" && used.Add(1) == 1 }
+	})
+	b := l.browser(t, nil)
+	_, text := b.do("POST", "/", fmt.Sprintf(xmlInit, ""))
+	st := stateIn.FindStringSubmatch(text)[1]
+	_, text = b.do("POST", "/auth", reply(st, "alice", "correct horse", ""))
+	if !strings.Contains(text, `<auth id="challenge">`) || !strings.Contains(text, `name="secondary_password"`) || len(l.Sessions()) != 0 {
+		t.Fatalf("after the password:\n%s", text)
+	}
+	code := func(c string) string {
+		return `<config-auth client="vpn" type="auth-reply"><opaque><state>` + st + `</state></opaque><auth><secondary_password>` + c + `</secondary_password></auth></config-auth>`
+	}
+	if _, text = b.do("POST", "/auth", code("000000")); !strings.Contains(text, `param1="authentication failed"`) || !strings.Contains(text, "challenge") {
+		t.Errorf("wrong code:\n%s", text)
+	}
+	if _, text = b.do("POST", "/auth", code("123456")); !strings.Contains(text, `type="complete"`) || len(l.Sessions()) != 1 {
+		t.Errorf("right code:\n%s", text)
+	}
+	if _, text = b.do("POST", "/auth", code("123456")); strings.Contains(text, `type="complete"`) {
+		t.Errorf("the conversation goes on after its end:\n%s", text)
+	}
+	for body, want := range map[string]int{"username=alice&password=correct+horse": 401, "username=alice&password=correct+horse&secondary_password=123456": 401} {
+		if res, _ := l.browser(t, nil).do("POST", "/svc", body); res.StatusCode != want {
+			t.Errorf("plain form %s answered %s; the code was used", body, res.Status)
+		}
+	}
+	used.Store(0)
+	if res, _ := l.browser(t, nil).do("POST", "/svc", "username=alice&password=correct+horse&secondary_password=123456"); res.StatusCode != 200 {
+		t.Errorf("plain form with a fresh code answered %s", res.Status)
+	}
+	// A phone proves itself by its certificate alone.
+	if res, _ := l.browser(t, testCA().issue(phone, nil, time.Hour)).do("POST", "/svc", ""); res.StatusCode != 200 {
+		t.Errorf("phone answered %s", res.Status)
+	}
+}
+
 func TestSidePaths(t *testing.T) {
 	l := newLab(t)
 	for path, want := range map[string]int{

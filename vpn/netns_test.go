@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 
 	"ringfence/vpn"
 	"ringfence/vpn/policy"
+	"ringfence/vpn/totp"
 )
 
 // yard is a pair of network namespaces. The gateway lives in the first, openconnect in the second:
@@ -41,6 +43,7 @@ func newYard(t *testing.T) *yard {
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skip("needs /dev/net/tun")
 	}
+	t.Parallel() // each has namespaces of its own, and mostly waits
 	id := fmt.Sprintf("rf%x", os.Getpid()&0xffff) + fmt.Sprintf("%x", time.Now().UnixNano()&0xffff)
 	y := &yard{gw: id + "g", cl: id + "c"}
 	for _, n := range []string{y.gw, y.cl} {
@@ -461,4 +464,35 @@ func TestOpenconnectDatagrams(t *testing.T) {
 			l.Kick(l.Sessions()[0].ID)
 		})
 	}
+}
+
+func TestOpenconnectSecondFactor(t *testing.T) {
+	y := newYard(t)
+	secret := totp.NewSecret()
+	var last atomic.Uint64
+	l := y.gateway(t, func(o *vpn.Options) {
+		o.Policies[1].SecondFactor = true
+		o.CheckCode = func(user, code string) bool {
+			c, ok := totp.Verify(secret, code, time.Now(), last.Load())
+			if ok {
+				last.Store(c)
+			}
+			return ok && user == "alice"
+		}
+	})
+	oc := y.alice(t, "https://192.0.2.1/", "--token-mode=totp", "--token-secret=base32:"+totp.Text(secret))
+	if s := l.Sessions(); len(s) != 1 || s[0].Name != "alice" {
+		t.Errorf("sessions %+v", s)
+	}
+	if !strings.Contains(oc.text(), "authenticator") {
+		t.Error("openconnect was not asked for the code")
+	}
+}
+
+func TestOpenconnectLogsOut(t *testing.T) {
+	y := newYard(t)
+	l := y.gateway(t)
+	oc := y.alice(t, "https://192.0.2.1/staff", "--no-dtls")
+	oc.stop(unix.SIGINT)
+	until(t, "session away after the goodbye", func() bool { return len(l.Sessions()) == 0 || l.Sessions()[0].State == "away" })
 }

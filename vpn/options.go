@@ -69,6 +69,10 @@ type Options struct {
 	// identity and user name are then the same.
 	MayUse func(user, device string) bool
 
+	// CheckCode checks a one-time password (package totp) of a user whose policy wants a second factor. It must not accept a code
+	// twice. Nil refuses those users.
+	CheckCode func(user, code string) bool
+
 	// Note writes the boot record of a device. May be nil.
 	Note func(device, step, text string, failed bool)
 

@@ -147,12 +147,20 @@ func (c *conn) aggregateReply(ctx context.Context, m *message, msg *configAuth, 
 	if k.group == "" {
 		k.group = st.group
 	}
+	if st.who.Name != "" {
+		return c.secondFactor(ctx, m, msg, st, k)
+	}
 	k.user, _ = msg.field("username")
 	k.password, k.given = msg.field("password", "passwd")
 	if !k.given {
 		return c.form(st, k.group, "")
 	}
 	who, err := c.byPassword(ctx, k)
+	if err == nil && c.s.needsCode(who) {
+		st.who, st.failed = who, 0
+		c.s.states.store(st)
+		return c.challenge(st, "")
+	}
 	if err == nil {
 		c.s.states.drop(st)
 		return c.complete(ctx, m, who)
@@ -164,6 +172,39 @@ func (c *conn) aggregateReply(ctx context.Context, m *message, msg *configAuth, 
 	c.s.states.store(st)
 	c.refuse(k, err)
 	return c.form(st, k.group, reason(err))
+}
+
+// secondFactor takes the one-time password of a user whose password was right.
+func (c *conn) secondFactor(ctx context.Context, m *message, msg *configAuth, st *state, k credentials) answer {
+	code, given := msg.field("secondary_password", "answer", "password")
+	if !given {
+		return c.challenge(st, "")
+	}
+	err := c.byCode(st.who, code)
+	if err == nil {
+		c.s.states.drop(st)
+		return c.complete(ctx, m, st.who)
+	}
+	k.user = st.who.Name
+	if st.failed++; st.failed >= maxTries {
+		c.s.states.drop(st)
+		return c.refused(k, err)
+	}
+	c.s.states.store(st)
+	c.refuse(k, err)
+	return c.challenge(st, reason(err))
+}
+
+// challenge asks for the one-time password. openconnect fills a field of this name in a form of this id by itself when it has
+// the secret.
+func (c *conn) challenge(st *state, problem string) answer {
+	doc := fmt.Sprintf(`<config-auth client="vpn" type="auth-request" aggregate-auth-version="2"><opaque is-for="sg"><state>%s</state></opaque>`+
+		`<auth id="challenge"><title>Login</title><message>Please enter the code that your authenticator shows.</message>`, st.id)
+	if problem != "" {
+		doc += fmt.Sprintf(`<error id="91" param1="%s" param2="">%%s</error>`, escape(problem))
+	}
+	doc += `<form method="post" action="/auth"><input type="password" name="secondary_password" label="Code:"/></form></auth></config-auth>`
+	return xmlAnswer(doc, "Set-Cookie: webvpncontext="+st.id+"; Secure; HttpOnly")
 }
 
 // maxTries is how often the form comes again after a wrong password.

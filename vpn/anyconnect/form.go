@@ -76,14 +76,17 @@ func (c *conn) formPost(ctx context.Context, m *message, group string) answer {
 		return answer{status: "400 Bad Request", close: true}
 	}
 	k.user, k.password = fields.Get("username"), fields.Get("password")
-	k.given = fields.Has("password")
+	k.given, k.code = fields.Has("password"), fields.Get("secondary_password")
 	if g := fields.Get("group_list"); g != "" && group == "" {
 		k.group = c.s.chosen(g)
 	}
 	var who session.Identity
 	switch {
 	case k.given && k.password != "":
-		who, err = c.byPassword(ctx, k)
+		// There is no second round here: the code comes along, or the XML flow is used.
+		if who, err = c.byPassword(ctx, k); err == nil && c.s.needsCode(who) {
+			err = c.byCode(who, k.code)
+		}
 	case len(fields) == 0 || c.certificate().ok():
 		who, err = c.byCertificate(k)
 		if err != nil && c.certificate().err == nil && !c.certificate().ok() {

@@ -92,7 +92,8 @@ func (s *Server) verify(leaf *x509.Certificate, rest []*x509.Certificate) (kind 
 type credentials struct {
 	group          string // empty: whichever the identity has
 	user, password string
-	given          bool // a password field was there
+	code           string // one-time password, when it came along
+	given          bool   // a password field was there
 	agent          string
 }
 
@@ -181,12 +182,34 @@ func (c *conn) byPassword(ctx context.Context, k credentials) (session.Identity,
 	if !p.Password {
 		return session.Identity{}, fmt.Errorf("%w: policy %s does not accept passwords", errWrong, p.ID)
 	}
-	s.guard.Right(c.peer.Addr(), user, time.Now())
+	if !p.SecondFactor { // else it is right only with the code
+		s.guard.Right(c.peer.Addr(), user, time.Now())
+	}
 	who := session.Identity{Name: user, Kind: policy.User, Device: device, Policy: p.ID, Remote: c.peer.Addr(), Agent: k.agent, Method: "password"}
 	if deviceName.MatchString(user) {
 		who.Kind, who.Device = policy.Device, user
 	}
 	return who, nil
+}
+
+// needsCode tells whether a one-time password is due after the password. Devices have none.
+func (s *Server) needsCode(who session.Identity) bool {
+	p := s.o.Sessions.Policy(who.Policy)
+	return p != nil && p.SecondFactor && who.Kind == policy.User && who.Method == "password"
+}
+
+// byCode checks the second factor. Wrong codes count like wrong passwords.
+func (c *conn) byCode(who session.Identity, code string) error {
+	s, now := c.s, time.Now()
+	if !s.guard.Allowed(c.peer.Addr(), who.Name, now) {
+		return errThrottled
+	}
+	if len(code) > 32 || s.o.CheckCode == nil || !s.o.CheckCode(who.Name, code) {
+		s.guard.Wrong(c.peer.Addr(), who.Name, s.o.Sessions.CertificateFrom(c.peer.Addr()), now)
+		return fmt.Errorf("%w: one-time password", errWrong)
+	}
+	s.guard.Right(c.peer.Addr(), who.Name, now)
+	return nil
 }
 
 const (

@@ -43,6 +43,7 @@ type Options struct {
 	CheckPassword func(user, password string) (policy string, ok bool)
 	UserOf        func(password string) (user string, ok bool)
 	MayUse        func(user, device string) bool
+	CheckCode     func(user, code string) bool
 	Note          func(device, step, text string, failed bool)
 
 	Checks         int // password checks at once, 2 when 0: each may cost 64 MiB
