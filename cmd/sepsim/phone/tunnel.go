@@ -52,7 +52,10 @@ func newTunnel(gate gate, dns []netip.Addr, log *slog.Logger, lost func(*tunnel,
 		gate: gate, dns: dns,
 		link: channel.New(tunnelQueue, uint32(gate.MTU()), ""),
 		stack: stack.New(stack.Options{
-			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+			// The appliance of a demonstration may live at a loopback address, which a stack drops unless told otherwise.
+			NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocolWithOptions(ipv4.Options{
+				AllowExternalLoopbackTraffic: true,
+			})},
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
 			HandleLocal:        true,
 		}),
