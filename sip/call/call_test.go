@@ -222,7 +222,9 @@ func TestRefusals(t *testing.T) {
 		{name: "do not disturb", dial: "302", want: 486, set: func(w *calltest.World) { w.SetDND("SEP001122AA0002", true) }},
 		{name: "phone fails", dial: "302", want: 480, ben: func(p *calltest.Phone) { p.Refuse = 500 }, invites: 1},
 		{name: "phone does not know its number", dial: "302", want: 480, ben: func(p *calltest.Phone) { p.Refuse = 404 }, invites: 1},
-		{name: "phone is silent", dial: "302", want: 480, ben: func(p *calltest.Phone) { p.Mute = true }, invites: 1},
+		{name: "phone is silent", dial: "302", want: 480, set: func(w *calltest.World) {
+			w.Drop = func(m calltest.Message) bool { return m.From == "302" }
+		}, invites: 1},
 		{name: "not registered", dial: "303", want: 480},
 		{name: "no answer", dial: "302", want: 480, ben: func(p *calltest.Phone) { p.Answer = 0 }, invites: 1},
 		{name: "no common codec", dial: "302", want: 488, ben: func(p *calltest.Phone) { p.Codecs = []sdp.Codec{sdp.Opus} }, invites: 1},
@@ -249,7 +251,11 @@ func TestRefusals(t *testing.T) {
 					defer func() { first.Cancel(); settle() }()
 				}
 				c := ada.Call(tc.dial)
-				after(70 * time.Second)
+				after(6 * time.Second)
+				if tc.name != "no answer" {
+					status(t, c, tc.want)
+				}
+				after(64 * time.Second)
 				status(t, c, tc.want)
 				if got := len(w.Find("302 < INVITE")); got != tc.invites {
 					t.Errorf("%d INVITEs, want %d", got, tc.invites)

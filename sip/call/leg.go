@@ -370,6 +370,16 @@ func (l *Leg) closeMedia() {
 	}
 }
 
+// overrun ends a leg whose queue was full: events are missing, perhaps the very one that it waits for.
+func (l *Leg) overrun() {
+	if l.state != ending {
+		l.why = "sent too much"
+		l.h.ended(l)
+	}
+	l.lastWord()
+	l.finish()
+}
+
 // abandon ends a leg whose owner cannot wait any more: one last word to the phone, and everything is given back.
 func (l *Leg) abandon() {
 	l.h = frozen{}
@@ -378,6 +388,12 @@ func (l *Leg) abandon() {
 		l.closeMedia()
 		return
 	}
+	l.lastWord()
+	l.finish()
+}
+
+// lastWord tells the phone that the leg is over, without waiting for an answer.
+func (l *Leg) lastWord() {
 	switch {
 	case l.waiting():
 		_ = l.invite.Respond(l.invite.Response(503, ""))
@@ -388,5 +404,4 @@ func (l *Leg) abandon() {
 	case l.client != nil && l.state != ending:
 		l.client.Cancel()
 	}
-	l.finish()
 }

@@ -251,7 +251,7 @@ func (l *Leg) drain(o *owner) {
 			l.queued = false
 			l.mu.Unlock()
 			l.log.Info("leg ends: its phone sends more than the call can take")
-			l.lost()
+			l.overrun()
 			return
 		}
 		if len(l.queue) == 0 {

@@ -434,6 +434,26 @@ func TestLostAck(t *testing.T) {
 	})
 }
 
+// TestAckThatMissesItsDialog: it belongs to the transaction by its numbers, but its tag is wrong. The call is up all the same.
+func TestAckThatMissesItsDialog(t *testing.T) {
+	scene(t, func(t *testing.T, w *calltest.World) {
+		ada, ben := w.Phone("301", "TCP"), w.Phone("302", "TCP")
+		w.Rewrite = func(m calltest.Message) string {
+			if m.Short() == "301 > ACK" {
+				return strings.Replace(m.Text, "To: <sip:302@192.0.2.10>;tag=", "To: <sip:302@192.0.2.10>;x=", 1)
+			}
+			return m.Text
+		}
+		c := ada.Call("302")
+		after(40 * time.Second)
+		if i := w.Manager.Snapshot(); len(i) != 1 || i[0].Legs[0].State != "up" || ben.Alive() != 1 {
+			t.Errorf("%+v", i)
+		}
+		c.Bye()
+		settle()
+	})
+}
+
 // TestHangupBeforeAck: the callee hangs up while the caller's ACK is late. No BYE goes out before the ACK (RFC 3261 §15).
 func TestHangupBeforeAck(t *testing.T) {
 	scene(t, func(t *testing.T, w *calltest.World) {

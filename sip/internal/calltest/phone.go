@@ -253,8 +253,12 @@ func (p *Phone) call(number string, offer bool) *Talk {
 	p.mu.Unlock()
 	ready := make(chan struct{})
 	c, err := p.layer.Request(p.flow, req, func(res *sip.Response, err error) {
+		if err != nil { // perhaps before Request has returned
+			t.end(err.Error())
+			return
+		}
 		<-ready
-		t.answered(res, err)
+		t.answered(res)
 	})
 	p.mu.Lock()
 	t.client = c
@@ -303,11 +307,7 @@ func (t *Talk) see(m sip.Message) {
 }
 
 // answered takes answers to our INVITE.
-func (t *Talk) answered(res *sip.Response, err error) {
-	if err != nil {
-		t.end(err.Error())
-		return
-	}
+func (t *Talk) answered(res *sip.Response) {
 	t.P.mu.Lock()
 	t.Status = res.StatusCode
 	t.see(res)
@@ -368,11 +368,12 @@ func (t *Talk) request(method sip.RequestMethod, f func(*sip.Request), done func
 	var err error
 	ready := make(chan struct{})
 	c, err = t.P.layer.Request(t.P.flow, req, func(res *sip.Response, err error) {
-		<-ready
-		switch {
-		case err != nil:
+		if err != nil { // perhaps before Request has returned
 			t.end(err.Error())
 			return
+		}
+		<-ready
+		switch {
 		case res.StatusCode < 200:
 			return
 		case res.StatusCode == 481 || res.StatusCode == 408:

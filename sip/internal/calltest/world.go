@@ -88,6 +88,8 @@ type World struct {
 
 	// Drop, when set, loses messages on the way.
 	Drop func(m Message) bool
+	// Rewrite, when set, changes them.
+	Rewrite func(m Message) string
 
 	sessions  int // of the engine, before
 	fault     *faulty
@@ -330,10 +332,13 @@ func (w *World) note(from, to string, text string, later func(string)) string {
 	w.mu.Lock()
 	n := len(w.wire)
 	w.wire = append(w.wire, m)
-	drop := w.Drop
+	drop, rewrite := w.Drop, w.Rewrite
 	w.mu.Unlock()
 	if drop != nil && drop(m) {
 		return ""
+	}
+	if rewrite != nil {
+		text = rewrite(m)
 	}
 	return w.apply(n, text, later)
 }
