@@ -98,3 +98,31 @@ func TestBaresip(t *testing.T) {
 		})
 	}
 }
+
+// TestSipvicious lets Debian's sipvicious guess numbers and a password. It finds neither: everybody is challenged alike, and
+// after some failures even the right password is refused to whoever guesses.
+func TestSipvicious(t *testing.T) {
+	if _, err := exec.LookPath("svwar"); err != nil {
+		t.Skip("sipvicious is not installed")
+	}
+	s, _ := serve(t, declared{n: 5}, func(o *Options) {
+		o.Password = func(a string) (string, bool) { return "35", true } // within the range that is tried
+	})
+	port := fmt.Sprint(s.Addr("UDP").Port())
+	for _, args := range [][]string{
+		{"svwar", "-e", "10000-10006,90000-90003", "-m", "REGISTER", "--force"},
+		{"svwar", "-e", "10000-10006,90000-90003", "-m", "INVITE", "--force"},
+		{"svcrack", "-u", "90001", "-r", "1-40"},
+		{"svcrack", "-u", "10001", "-r", "1-40"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), args[0], append(args[1:], "-p", port, "127.0.0.1")...)
+			cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+			cmd.WaitDelay = 5 * time.Second
+			if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "found nothing") {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
