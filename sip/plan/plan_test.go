@@ -107,8 +107,11 @@ func TestRoute(t *testing.T) {
 		{name: "busy rule congestion", dialled: "302", edit: on("302", func(l *config.Line) { l.OnBusy = "congestion" }),
 			now: moment{calls: map[string]int{"302": 2}}, code: 503},
 		{name: "busy rule to an absent line with its own rule", dialled: "302",
-			edit: func(d *config.Document) { d.Lines[1].OnBusy = "extension:303"; d.Lines[2].OnUnreachable = "extension:301" },
-			now:  moment{calls: map[string]int{"302": 2}, absent: map[string]bool{"303": true}}, rings: "301", diversions: "303 unavailable, 302 user-busy"},
+			edit: func(d *config.Document) {
+				d.Lines[1].OnBusy = "extension:303"
+				d.Lines[2].OnUnreachable = "extension:301"
+			},
+			now: moment{calls: map[string]int{"302": 2}, absent: map[string]bool{"303": true}}, rings: "301", diversions: "303 unavailable, 302 user-busy"},
 		{name: "busy rule not served", dialled: "302", edit: on("302", func(l *config.Line) { l.OnBusy = "voicemail:302" }),
 			now: moment{calls: map[string]int{"302": 2}}, code: 486},
 		{name: "unreachable rule not served", dialled: "302", edit: on("302", func(l *config.Line) { l.OnUnreachable = "voicemail:302" }),
