@@ -145,7 +145,14 @@ func New(o Options) (*Server, error) {
 		s.state.Stop()
 		return nil, err
 	}
+	s.reg.Reopen(s.flows.Open)
 	return s, nil
+}
+
+// Reload makes a changed configuration count: Accounts answers by it already.
+func (s *Server) Reload() {
+	s.reg.Reload()
+	s.state.Reload()
 }
 
 func (s *Server) hasLeg(line, leg string) bool {

@@ -434,3 +434,68 @@ func TestPowerCut(t *testing.T) {
 		t.Errorf("%d of %d registered", registered, n)
 	}
 }
+
+type local struct {
+	mu sync.Mutex
+	m  map[string][]byte
+}
+
+func (l *local) Put(b, k string, v []byte) { l.mu.Lock(); l.m[b+"/"+k] = v; l.mu.Unlock() }
+func (l *local) Delete(b, k string)        { l.mu.Lock(); delete(l.m, b+"/"+k); l.mu.Unlock() }
+func (l *local) Scan(b, prefix string, fn func(string, []byte) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, v := range l.m {
+		if rest, ok := strings.CutPrefix(k, b+"/"); ok && strings.HasPrefix(rest, prefix) && !fn(rest, v) {
+			return
+		}
+	}
+}
+
+// TestRestart: a phone on UDP is reached after a restart without doing anything, one on TCP gets its burst when it is back.
+func TestRestart(t *testing.T) {
+	kept := &local{m: make(map[string][]byte)}
+	s, _ := serve(t, declared{n: 1}, func(o *Options) { o.Local = kept })
+	udp, tcp := softphone(t, s, "UDP", "90001"), phone(t, s, "TCP", 1)
+	udp.Register()
+	tcp.Register()
+	requests(tcp, 3)
+	ports := []flow.Listen{{Transport: "TCP", Addr: s.Addr("TCP")}, {Transport: "UDP", Addr: s.Addr("UDP")}}
+	s.Stop()
+	tcp.Closed()
+
+	again, _ := serve(t, declared{n: 1}, func(o *Options) { o.Local, o.Listen = kept, ports })
+	if l, err := again.Line("90001"); err != nil || !l.Registered || !l.Contacts[0].Reachable {
+		t.Fatalf("softphone after the restart: %+v, %v", l, err)
+	}
+	l, err := again.Line("20001")
+	if err != nil || !l.Registered || l.Contacts[0].Reachable {
+		t.Errorf("phone after the restart: %+v, %v", l, err)
+	}
+	b := again.Registrar().Lookup("90001")[0]
+	req := sipgo.NewRequest(sipgo.OPTIONS, b.Contact)
+	req.AppendHeader(&sipgo.FromHeader{Address: b.Contact, Params: sipgo.HeaderParams{{K: "tag", V: "x"}}})
+	req.AppendHeader(&sipgo.ToHeader{Address: b.Contact})
+	id := sipgo.CallIDHeader("after")
+	req.AppendHeader(&id)
+	req.AppendHeader(&sipgo.CSeqHeader{SeqNo: 1, MethodName: sipgo.OPTIONS})
+	answered := make(chan int, 1)
+	if _, err := again.Transactions().Request(b.Flow, req, func(res *sipgo.Response, err error) {
+		if err != nil {
+			t.Error(err)
+		} else {
+			answered <- res.StatusCode
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-answered; code != 200 {
+		t.Errorf("softphone answered %d", code)
+	}
+	back := phone(t, again, "TCP", 1)
+	if res := back.Register(); len(res.Body()) == 0 {
+		t.Errorf("back without negotiation:\n%s", res)
+	}
+	requests(back, 3)
+	again.Reload()
+}

@@ -186,6 +186,25 @@ func (p *packetListener) flow(from, to netip.AddrPort) *packet {
 	return f
 }
 
+// Open returns the pseudo-flow of a UDP peer that has not sent anything to this process: after a restart a phone that is still
+// registered is reached where it was. local is the address of ours that it knew, or the zero value.
+func (m *Manager) Open(remote, local netip.AddrPort) (Flow, error) {
+	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	for _, p := range m.packets {
+		if p.v6 != remote.Addr().Is6() && !(p.v6 && p.local.Addr().IsUnspecified()) || local.IsValid() && local.Port() != p.local.Port() {
+			continue
+		}
+		if !local.IsValid() || local.Addr().Is6() != remote.Addr().Is6() {
+			local = p.local
+		}
+		if f := p.flow(remote, local); f != nil {
+			return f, nil
+		}
+		return nil, fmt.Errorf("open %s: too many connections", remote)
+	}
+	return nil, fmt.Errorf("open %s: no UDP listener for it", remote)
+}
+
 // expire ends pseudo-flows that nobody keeps.
 func (p *packetListener) expire(ctx context.Context) {
 	tick := time.NewTicker(max(p.m.opt.UDPIdle/8, 10*time.Millisecond))

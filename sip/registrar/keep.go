@@ -2,8 +2,10 @@ package registrar
 
 import (
 	"encoding/json"
+	"net/netip"
 	"time"
 
+	"ringfence/sip/flow"
 	"ringfence/sip/transaction"
 )
 
@@ -26,6 +28,9 @@ type saved struct {
 	Inactive  string    `json:"inactive_load,omitempty"`
 	LastReset string    `json:"last_reset,omitempty"`
 	Secure    bool      `json:"secure,omitempty"`
+	Transport string    `json:"transport,omitempty"`
+	Remote    string    `json:"remote,omitempty"`
+	Local     string    `json:"local,omitempty"`
 	Granted   int       `json:"granted"`
 	Until     time.Time `json:"until"`
 }
@@ -51,6 +56,9 @@ func (r *Registrar) save(rec *record) {
 		Device: rec.device, Line: b.Line, Contact: b.ContactText, CallID: b.CallID, UserAgent: b.UserAgent, Supported: b.Supported,
 		Load: b.Load, Inactive: b.InactiveLoad, LastReset: b.LastReset, Secure: b.Secure,
 		Granted: int(rec.granted / time.Second), Until: rec.saved,
+	}
+	if b.Flow != nil {
+		s.Transport, s.Remote, s.Local = b.Flow.Transport(), b.Flow.Remote().String(), b.Flow.Local().String()
 	}
 	key := rec.key
 	r.mu.Unlock()
@@ -103,6 +111,10 @@ func (r *Registrar) restoreOneLocked(key string, s saved, now time.Time) bool {
 		Model: modelOf(s.UserAgent), Cisco: s.Device != "", Secure: s.Secure, Registered: now, Expires: now.Add(rec.granted),
 		Supported: s.Supported, Load: s.Load, InactiveLoad: s.Inactive, LastReset: s.LastReset,
 	}
+	if s.Transport == "UDP" {
+		rec.remote, _ = netip.ParseAddrPort(s.Remote)
+		rec.local, _ = netip.ParseAddrPort(s.Local)
+	}
 	rec.bindings = []*Binding{b}
 	rec.savedContact, rec.savedCallID = b.ContactText, b.CallID
 	if s.Device != "" {
@@ -115,4 +127,103 @@ func (r *Registrar) restoreOneLocked(key string, s saved, now time.Time) bool {
 	r.indexLocked(rec)
 	r.armLocked(rec)
 	return true
+}
+
+// Reopen makes phones on UDP that were registered with an earlier process reachable again, where they were: they would not
+// notice the restart before their next refresh, up to an hour later. open is flow.Manager.Open. Phones on streams come back by
+// themselves.
+func (r *Registrar) Reopen(open func(remote, local netip.AddrPort) (flow.Flow, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rec := range r.records {
+		if !rec.remote.IsValid() || rec.primary().Flow != nil {
+			continue
+		}
+		f, err := open(rec.remote, rec.local)
+		if err != nil {
+			r.opt.Log.Info("phone not reachable after the restart", "line", rec.primary().Line, "peer", rec.remote.String(), "err", err)
+			continue
+		}
+		flow.Keep(f, rec.primary().Expires.Add(2*keepBinding))
+		again := make([]*Binding, len(rec.bindings))
+		for i, b := range rec.bindings {
+			x := *b
+			x.Flow = f
+			again[i] = &x
+		}
+		rec.bindings = again
+		rec.lost = false
+		r.byFlow[f.ID()] = append(without(r.byFlow[f.ID()], rec), rec)
+	}
+}
+
+// Reload looks at the declared configuration again: registrations of lines and devices that are no more are ended, secondary
+// lines added and removed. Who is affected gets an event, as if registered anew.
+func (r *Registrar) Reload() {
+	var events []Event
+	var dropped []*record
+	r.mu.Lock()
+	for _, rec := range r.records {
+		b := rec.primary()
+		a, ok := r.opt.Accounts.Line(b.Line)
+		if ok = ok && a.Device == rec.device; ok && rec.device != "" {
+			var d DeviceInfo
+			if d, ok = r.opt.Accounts.Device(rec.device); ok && a.Index == 1 {
+				now := append([]*Binding{b}, aliases(b, d)...)
+				if !sameLines(rec.bindings, now) {
+					gone := missing(rec.bindings, now)
+					r.unindexLocked(rec)
+					rec.bindings = now
+					r.indexLocked(rec)
+					if len(gone) > 0 {
+						events = append(events, Event{Kind: Gone, Bindings: gone})
+					}
+					events = append(events, Event{Kind: Fresh, Device: rec.device, Bindings: now})
+				}
+			} else {
+				ok = false
+			}
+		}
+		if !ok {
+			events = append(events, Event{Kind: Gone, Device: rec.device, Bindings: rec.bindings})
+			dropped = append(dropped, rec)
+		}
+	}
+	for _, rec := range dropped {
+		r.dropLocked(rec)
+	}
+	r.mu.Unlock()
+	for _, rec := range dropped {
+		r.forget(rec)
+	}
+	for _, e := range events {
+		r.emit(e)
+	}
+}
+
+func sameLines(a, b []*Binding) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i].Line != b[i].Line || a[i].Index != b[i].Index {
+			return false
+		}
+	}
+	return true
+}
+
+// missing returns the bindings of was whose lines are not in now.
+func missing(was, now []*Binding) []*Binding {
+	var out []*Binding
+next:
+	for _, x := range was {
+		for _, y := range now {
+			if x.Line == y.Line {
+				continue next
+			}
+		}
+		out = append(out, x)
+	}
+	return out
 }

@@ -33,6 +33,7 @@ package registrar
 import (
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -207,6 +208,8 @@ type record struct {
 	timer     *time.Timer
 	rival     time.Time // last time another connection took this device over
 	rivalFrom string
+
+	remote, local netip.AddrPort // of a restored registration over UDP
 
 	saved                     time.Time // what is on disk
 	savedContact, savedCallID string

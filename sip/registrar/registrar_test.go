@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ringfence/sip/cisco"
+	"ringfence/sip/flow"
 	"ringfence/sip/internal/siptest"
 	"ringfence/sip/transaction"
 )
@@ -786,6 +788,96 @@ func TestRestart(t *testing.T) {
 	b.do(siptest.NewFlow("b", "TCP"), req{line: "2009", contact: "*", extra: "Expires: 0\n", callID: "soft2"})
 	if len(kept) != 0 {
 		t.Errorf("kept after unregistering: %v", kept)
+	}
+}
+
+func TestRestartOverUDP(t *testing.T) {
+	kept := local{}
+	first := newBench(t, func(o *Options) { o.Local = kept })
+	was := siptest.NewFlow("u", "UDP")
+	first.do(was, req{line: "2009", contact: "<sip:2009@10.20.4.31:51234>", extra: "Expires: 600\n"})
+	first.do(tcp(), req{extra: "Expires: 3600\n", callID: "tcp"})
+	first.r.Stop()
+	b := newBench(t, func(o *Options) { o.Local = kept })
+	again := siptest.NewFlow("again", "UDP")
+	b.r.Reopen(func(remote, local netip.AddrPort) (flow.Flow, error) {
+		if remote != was.To || local != was.From {
+			t.Errorf("opened %v -> %v", local, remote)
+		}
+		return again, nil
+	})
+	if x := b.r.Lookup("2009"); len(x) != 1 || !x[0].Reachable() {
+		t.Errorf("after the restart %+v", x)
+	}
+	if x := b.r.Lookup("2001"); len(x) != 1 || x[0].Reachable() {
+		t.Errorf("a connection outlived its process: %+v", x)
+	}
+	if id, ok := b.r.ByFlow(again); !ok || id.Line != "2009" || again.Kept().IsZero() {
+		t.Errorf("identity %+v, %v", id, ok)
+	}
+	b.r.Reopen(func(_, _ netip.AddrPort) (flow.Flow, error) { t.Error("opened twice"); return nil, nil })
+}
+
+// changing is a configuration that changes.
+type changing struct {
+	accounts
+	lines map[string]bool // still declared
+}
+
+func (c *changing) Line(n string) (Account, bool) {
+	a, ok := c.accounts.Line(n)
+	return a, ok && c.lines[n]
+}
+
+func (c *changing) Device(n string) (DeviceInfo, bool) {
+	d, ok := c.accounts.Device(n)
+	var kept []Account
+	for _, l := range d.Lines {
+		if c.lines[l.Number] {
+			kept = append(kept, l)
+		}
+	}
+	d.Lines = kept
+	return d, ok && len(kept) > 0
+}
+
+func TestReload(t *testing.T) {
+	c := &changing{lines: map[string]bool{"2001": true, "2009": true}}
+	b := newBench(t, func(o *Options) { o.Accounts = c })
+	b.do(tcp(), req{extra: "Expires: 3600\n"})
+	b.do(tcp(), req{line: "2009", extra: "Expires: 600\n", callID: "soft", contact: "<sip:2009@10.20.4.40>"})
+	b.events = nil
+	b.r.Reload()
+	if len(b.events) != 0 {
+		t.Errorf("nothing changed: %+v", b.events)
+	}
+	kinds := func() string {
+		var s []string
+		for _, e := range b.events {
+			x := e.Kind.String()
+			for _, y := range e.Bindings {
+				x += " " + y.Line
+			}
+			s = append(s, x)
+		}
+		b.events = nil
+		slices.Sort(s)
+		return strings.Join(s, ", ")
+	}
+	c.lines["2011"] = true
+	b.r.Reload()
+	if got := kinds(); got != "fresh 2001 2011" || len(b.r.Lookup("2011")) != 1 {
+		t.Errorf("line added: %s", got)
+	}
+	delete(c.lines, "2011")
+	b.r.Reload()
+	if got := kinds(); got != "fresh 2001, gone 2011" || len(b.r.Lookup("2011")) != 0 {
+		t.Errorf("line removed: %s", got)
+	}
+	clear(c.lines)
+	b.r.Reload()
+	if got := kinds(); got != "gone 2001, gone 2009" || len(b.r.All()) != 0 {
+		t.Errorf("all removed: %s", got)
 	}
 }
 

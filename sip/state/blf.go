@@ -44,12 +44,7 @@ func (s *State) burst(e registrar.Event) {
 		return
 	}
 	d := &device{name: e.Device, binding: b, round: 1}
-	seen := make(map[string]bool)
-	for _, number := range info.Watch {
-		if seen[number] || len(d.keys) == maxKeys || s.opt.MayWatch != nil && !s.opt.MayWatch(b.Line, number) {
-			continue
-		}
-		seen[number] = true
+	for _, number := range s.watched(info, b.Line) {
 		k := &dialog{
 			event: "presence", topic: "p/" + number, number: number, f: b.Flow, target: b.Contact, watcher: b.Line, dev: d,
 			to: &sip.ToHeader{Address: b.Contact}, user: number,
@@ -87,6 +82,44 @@ func (s *State) burst(e registrar.Event) {
 	if s.opt.Stamps != nil && e.Alarm.TookOver() {
 		if stamps, ok := s.opt.Stamps(e.Device); ok {
 			s.control(b, &cisco.ServiceControl{Action: "check-version", RegisterCallID: b.CallID, Stamps: &stamps}, nil)
+		}
+	}
+}
+
+// watched returns the numbers of a device's BLF keys that it may see, each once.
+func (s *State) watched(info registrar.DeviceInfo, line string) []string {
+	var out []string
+	seen := make(map[string]bool)
+	for _, number := range info.Watch {
+		if seen[number] || len(out) == maxKeys || s.opt.MayWatch != nil && !s.opt.MayWatch(line, number) {
+			continue
+		}
+		seen[number] = true
+		out = append(out, number)
+	}
+	return out
+}
+
+// Reload sends the initial state again to devices whose keys are declared otherwise now.
+func (s *State) Reload() {
+	s.mu.Lock()
+	all := make(map[string]*device, len(s.devices))
+	for name, d := range s.devices {
+		all[name] = d
+	}
+	s.mu.Unlock()
+	for name, d := range all {
+		info, ok := s.opt.Accounts.Device(name)
+		if !ok {
+			continue // the registrar ends it
+		}
+		watched := s.watched(info, d.binding.Line)
+		same := len(watched) == len(d.keys)
+		for i := 0; same && i < len(watched); i++ {
+			same = watched[i] == d.keys[i].number
+		}
+		if !same {
+			_ = s.Resync(name) // a phone that is not there gets it when it comes
 		}
 	}
 }

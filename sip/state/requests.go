@@ -118,16 +118,18 @@ func (s *State) Publish(tx *transaction.Server, id registrar.Identity) {
 	}
 	if len(req.Body()) > 0 {
 		var p cisco.Presence
-		if err := p.Unmarshal(req.Body()); err != nil || !p.Known {
+		if err := p.Unmarshal(req.Body()); err != nil || !p.Known && id.Cisco {
 			tx.Answer(400, sip.NewHeader("Warning", `399 ringfence "pidf without person/activities"`))
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), settingTime)
-		err := s.SetDND(ctx, device, p.Activity == cisco.DoNotDisturb, ByPhone)
-		cancel()
-		if err != nil {
-			tx.Answer(500)
-			return
+		if p.Known { // a softphone may publish more than we want to know
+			ctx, cancel := context.WithTimeout(context.Background(), settingTime)
+			err := s.SetDND(ctx, device, p.Activity == cisco.DoNotDisturb, ByPhone)
+			cancel()
+			if err != nil {
+				tx.Answer(500)
+				return
+			}
 		}
 	}
 	s.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/emiago/sipgo/sip"
@@ -27,7 +28,11 @@ func (s *State) ServiceControl(ctx context.Context, device, action string, stamp
 	}
 	m := &cisco.ServiceControl{Action: action, RegisterCallID: b.CallID}
 	switch action {
-	case "prt-report", "call-preservation":
+	case "prt-report":
+		if len(b.Model) == 4 && (strings.HasPrefix(b.Model, "79") || strings.HasPrefix(b.Model, "69")) {
+			return fmt.Errorf("model %s sends no problem reports", b.Model) // sip-registration.md §11
+		}
+	case "call-preservation":
 	case "restart", "reset", "check-version", "apply-config":
 		if !force && s.InCall(device) {
 			return ErrInCall

@@ -26,6 +26,12 @@ const phone = "SEP02AA11BB22C1"
 // accounts: a phone with lines 2001 and 2011 that watches 2002, 2009 and slot 381; a phone with 2002; softphone line 2009.
 type accounts struct{ watch []string }
 
+// changing is a configuration that changes.
+type changing struct{ accounts }
+
+func (c *changing) Line(n string) (registrar.Account, bool)      { return c.accounts.Line(n) }
+func (c *changing) Device(n string) (registrar.DeviceInfo, bool) { return c.accounts.Device(n) }
+
 func (a accounts) Line(n string) (registrar.Account, bool) {
 	switch n {
 	case "2001":
@@ -725,7 +731,7 @@ func TestPublish(t *testing.T) {
 			"no XML":          {publish("", "x"), 400},
 			"no person":       {publish("", "<presence/>"), 400},
 			"other event":     {c.do("PUBLISH", me, "Event: dialog\n", "x"), 489},
-			"no event":        {c.do("PUBLISH", me, "", "x"), 489},
+			"no event at all": {c.do("PUBLISH", me, "", "x"), 489},
 			"too short":       {c.do("PUBLISH", me, "Event: presence\nExpires: 5\n", pidf("")), 423},
 		} {
 			if tt.res.StatusCode != tt.want {
@@ -1177,6 +1183,25 @@ func TestRollout(t *testing.T) {
 		time.AfterFunc(time.Second, cancel)
 		if _, err := b.s.ServiceControlAll(ctx, devices[:1], Rollout{Action: "reset", Wait: time.Hour}); !errors.Is(err, context.Canceled) {
 			t.Errorf("interrupted: %v", err)
+		}
+	})
+}
+
+func TestReloadOfKeys(t *testing.T) {
+	c := &changing{accounts{watch: []string{"2002"}}}
+	run(t, func(o *Options) { o.Accounts = c }, func(t *testing.T, b *bench) {
+		p := b.client("2001")
+		p.register("")
+		p.got()
+		time.Sleep(time.Minute)
+		p.got()
+		b.s.Reload()
+		p.expect("nothing changed")
+		c.watch = []string{"2009", "2002"}
+		b.s.Reload()
+		p.expect("a key more", burst[0], "NOTIFY 2001 2009 idle closed", "NOTIFY 2001 2002 idle closed")
+		if n := len(b.s.Watchers()); n != 2 {
+			t.Errorf("%d watchers, want 2", n)
 		}
 	})
 }
