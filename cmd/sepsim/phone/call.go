@@ -229,12 +229,13 @@ func (c *Call) setLocked(s CallState) {
 	c.p.changedLocked()
 }
 
+// text names the call in an event. p.mu is not held.
 func (c *Call) text(what string) string {
 	dir := "call to "
 	if c.incoming {
 		dir = "call from "
 	}
-	return dir + c.remote.Number + " " + what
+	return dir + c.Remote().Number + " " + what
 }
 
 // begin takes the turn for an operation within the dialog.

@@ -44,7 +44,6 @@ type Phone struct {
 	fresh    []*Call // ringing calls that WaitIncoming has not handed out
 	rules    []dialRule
 	missed   int
-	nextPort int
 	seq      int // running number of Call-IDs
 	hookSeq  int
 	pubSeq   int

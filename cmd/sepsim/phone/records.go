@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync/atomic"
 )
 
 // recordConn reads a TLS connection record by record and refuses a message that is spread over two records, since phones
@@ -17,8 +16,6 @@ type recordConn struct {
 	*tls.Conn
 	measure func(b []byte) int
 	spread  func(text string) // told once; then Read fails
-	off     atomic.Bool       // records are not looked at (while HTTP is spoken on the same connection)
-
 	rest []byte
 	err  error
 	buf  []byte
@@ -36,9 +33,6 @@ func (r *recordConn) Read(b []byte) (int, error) {
 		n := copy(b, r.rest)
 		r.rest = r.rest[n:]
 		return n, nil
-	}
-	if r.off.Load() {
-		return r.Conn.Read(b)
 	}
 	if r.err != nil {
 		return 0, r.err
@@ -76,9 +70,8 @@ func prefixed(head, at int) func([]byte) int {
 	}
 }
 
-// The three binary protocols over TLS.
+// CAPF and TVS; the CSTP client looks at its records itself.
 var (
 	measureCAPF = prefixed(8, 6)
 	measureTVS  = prefixed(10, 8)
-	measureCSTP = prefixed(8, 4)
 )

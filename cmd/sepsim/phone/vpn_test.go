@@ -32,8 +32,6 @@ type gateway struct {
 	t    *testing.T
 	port int
 
-	mu    sync.Mutex
-	inner *tunnel
 	ready chan *tunnel
 	split bool // each data frame in two records
 	hosts func(*tunnel)
