@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,21 +172,22 @@ func (b *bench) request(tx *transaction.Server) {
 // client is a phone on a flow without socket. It answers every request with answer, after a delay.
 type client struct {
 	*siptest.Flow
-	b      *bench
-	line   string
-	answer func(*sip.Request) int // 0: never
-	delay  time.Duration
+	b     *bench
+	line  string
+	how   atomic.Pointer[func(*sip.Request) int]
+	delay time.Duration
 }
 
 func (b *bench) client(line string) *client {
 	b.flows++
-	c := &client{Flow: siptest.NewFlow(fmt.Sprint("f", b.flows), "TCP"), b: b, line: line, answer: func(*sip.Request) int { return 200 }}
+	c := &client{Flow: siptest.NewFlow(fmt.Sprint("f", b.flows), "TCP"), b: b, line: line}
+	c.answer(func(*sip.Request) int { return 200 })
 	c.OnSend = func(m sip.Message) {
 		req, ok := m.(*sip.Request)
 		if !ok {
 			return
 		}
-		code := c.answer(req)
+		code := (*c.how.Load())(req)
 		if code == 0 {
 			return
 		}
@@ -197,6 +199,9 @@ func (b *bench) client(line string) *client {
 	}
 	return c
 }
+
+// answer sets how requests are answered; 0 is never.
+func (c *client) answer(f func(*sip.Request) int) { c.how.Store(&f) }
 
 // do sends a request and returns the final answer; what else was sent meanwhile is lost.
 func (c *client) do(method, to, extra, body string) *sip.Response {
@@ -471,7 +476,7 @@ func TestFirstLampsArePaced(t *testing.T) {
 		outstanding, most := 0, 0
 		c.delay = 100 * time.Millisecond
 		var mu sync.Mutex
-		c.answer = func(r *sip.Request) int {
+		c.answer(func(r *sip.Request) int {
 			if r.Method != sip.NOTIFY {
 				return 200
 			}
@@ -481,7 +486,7 @@ func TestFirstLampsArePaced(t *testing.T) {
 			mu.Unlock()
 			time.AfterFunc(99*time.Millisecond, func() { mu.Lock(); outstanding--; mu.Unlock() })
 			return 200
-		}
+		})
 		c.register("")
 		time.Sleep(2 * time.Second)
 		if n := len(c.got()); n != 31 {
@@ -503,10 +508,10 @@ func TestPhoneRefusesNotify(t *testing.T) {
 		b.s.SetLeg("2002", "a", Ringing)
 		synctest.Wait()
 		before := c.Sent()[0].CallID().Value()
-		c.answer = func(*sip.Request) int { return 481 }
+		c.answer(func(*sip.Request) int { return 481 })
 		b.s.SetLeg("2002", "a", Active)
 		c.expect("refused", "NOTIFY 2001 2002 on-the-phone open")
-		c.answer = func(*sip.Request) int { return 200 }
+		c.answer(func(*sip.Request) int { return 200 })
 		b.s.SetLeg("2002", "a", Idle)
 		synctest.Wait()
 		sent := c.Sent()
@@ -521,7 +526,7 @@ func TestPhoneAnswersNothing(t *testing.T) {
 		c := b.client("2001")
 		c.register("")
 		c.got()
-		c.answer = func(*sip.Request) int { return 0 }
+		c.answer(func(*sip.Request) int { return 0 })
 		b.s.SetLeg("2002", "a", Ringing)
 		time.Sleep(33 * time.Second)
 		synctest.Wait()
@@ -534,12 +539,12 @@ func TestPhoneAnswersNothing(t *testing.T) {
 func TestInitialReferRefused(t *testing.T) {
 	run(t, nil, func(t *testing.T, b *bench) {
 		c := b.client("2001")
-		c.answer = func(r *sip.Request) int {
+		c.answer(func(r *sip.Request) int {
 			if strings.Contains(transaction.Header(r, "Content-Type"), "multipart") {
 				return 400
 			}
 			return 202
-		}
+		})
 		c.register("")
 		got := c.got()
 		want := []string{
@@ -598,7 +603,7 @@ func TestServiceControl(t *testing.T) {
 		if err := b.s.ServiceControl(ctx, phone, "reset", nil, true); err != nil {
 			t.Errorf("forced: %v", err)
 		}
-		c.answer = func(*sip.Request) int { return 400 }
+		c.answer(func(*sip.Request) int { return 400 })
 		if err := b.s.ServiceControl(ctx, phone, "check-version", nil, true); err == nil || !strings.Contains(err.Error(), "400") {
 			t.Errorf("refused by the phone: %v", err)
 		}
@@ -1084,8 +1089,9 @@ func TestManyWatchersOfOneNumber(t *testing.T) {
 }
 
 func TestSelfCheck(t *testing.T) {
-	owned := map[string]bool{"2002/a": true}
-	hasLeg := func(line, leg string) bool { return owned[line+"/"+leg] }
+	var owned sync.Map
+	owned.Store("2002/a", true)
+	hasLeg := func(line, leg string) bool { _, ok := owned.Load(line + "/" + leg); return ok }
 	run(t, func(o *Options) { o.HasLeg = hasLeg }, func(t *testing.T, b *bench) {
 		w, c := b.client("2001"), b.client("2002")
 		w.register("")
@@ -1098,24 +1104,24 @@ func TestSelfCheck(t *testing.T) {
 		w.expect("in a call", "NOTIFY 2001 2002 on-the-phone open")
 		time.Sleep(time.Minute)
 		w.expect("an owned leg stays")
-		delete(owned, "2002/a")
+		owned.Delete("2002/a")
 		time.Sleep(2*checkEvery + time.Second)
 		w.expect("a leg without owner goes", "NOTIFY 2001 2002 idle open")
 
-		w.answer = func(*sip.Request) int { return 500 }
+		w.answer(func(*sip.Request) int { return 500 })
 		b.s.SetLeg("2002", "b", Ringing)
-		owned["2002/b"] = true
+		owned.Store("2002/b", true)
 		w.expect("refused", "NOTIFY 2001 2002 alerting open")
-		w.answer = func(*sip.Request) int { return 200 }
+		w.answer(func(*sip.Request) int { return 200 })
 		time.Sleep(time.Minute)
 		w.expect("sent again until acknowledged", "NOTIFY 2001 2002 alerting open")
-		w.answer = func(*sip.Request) int { return 500 }
+		w.answer(func(*sip.Request) int { return 500 })
 		b.s.SetLeg("2002", "b", Idle)
 		time.Sleep(10 * time.Minute)
 		if n := len(w.got()); n != maxTries {
 			t.Errorf("%d tries at a phone that refuses, want %d", n, maxTries)
 		}
-		w.answer = func(*sip.Request) int { return 200 }
+		w.answer(func(*sip.Request) int { return 200 })
 		w.register("")
 		c.register("")
 

@@ -104,8 +104,8 @@ func TestFinalWithoutAck(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t, tt.transport)
 				b.receive(invite)
-				var ended []error
-				b.txs[0].OnEnd(func(err error) { ended = append(ended, err) })
+				ends := make(chan error, 10)
+				b.txs[0].OnEnd(func(err error) { ends <- err })
 				b.txs[0].Answer(tt.code)
 				time.Sleep(31 * time.Second)
 				synctest.Wait()
@@ -114,13 +114,16 @@ func TestFinalWithoutAck(t *testing.T) {
 					want = append(want, fmt.Sprintf("%d INVITE", tt.code))
 				}
 				b.sent(want...)
-				if len(ended) != 0 {
-					t.Errorf("ended after 31 s: %v", ended)
+				if len(ends) != 0 {
+					t.Errorf("ended after 31 s: %v", <-ends)
 				}
 				time.Sleep(2 * time.Second)
 				synctest.Wait()
-				if len(ended) != 1 || !errors.Is(ended[0], ErrTimeout) || b.l.Count() != 0 {
-					t.Errorf("after 64*T1: ended %v, count %d; want ErrTimeout, 0", ended, b.l.Count())
+				if len(ends) != 1 || b.l.Count() != 0 {
+					t.Fatalf("after 64*T1: ended %d times, count %d; want 1, 0", len(ends), b.l.Count())
+				}
+				if err := <-ends; !errors.Is(err, ErrTimeout) {
+					t.Errorf("ended with %v, want ErrTimeout", err)
 				}
 			})
 		})
