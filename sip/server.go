@@ -239,7 +239,7 @@ func (s *Server) decorate(f flow.Flow, m sipgo.Message) {
 }
 
 func add(m sipgo.Message, name, value string) {
-	if len(m.GetHeaders(name)) == 0 {
+	if !transaction.Has(m, name) {
 		m.AppendHeader(sipgo.NewHeader(name, value))
 	}
 }
@@ -305,7 +305,7 @@ func (s *Server) request(tx *transaction.Server) {
 // what the answer may be is known by not using it.
 func unsupported(req *sipgo.Request) string {
 	var out []string
-	for _, h := range req.GetHeaders("Require") {
+	for h := range transaction.Headers(req, "Require") {
 		for tag := range strings.SplitSeq(h.Value(), ",") {
 			switch tag = strings.TrimSpace(tag); strings.ToLower(tag) {
 			case "", "norefersub", "extended-refer", "replaces", "timer", "join", "sdp-anat", "resource-priority", "outbound":

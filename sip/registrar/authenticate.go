@@ -129,8 +129,9 @@ func (r *Registrar) digest(tx *transaction.Server) (caller, bool) {
 // credentials returns the Digest credentials for our realm.
 func (r *Registrar) credentials(req *sip.Request) (credentials, error) {
 	err := errNotDigest
-	for i, h := range req.GetHeaders("Authorization") {
-		if i == 4 {
+	looked := 0
+	for h := range transaction.Headers(req, "Authorization") {
+		if looked++; looked > 4 {
 			break
 		}
 		var c credentials

@@ -23,16 +23,14 @@ type contact struct {
 // parseContacts reads all Contact headers of a REGISTER.
 func parseContacts(req *sip.Request) ([]contact, error) {
 	var out []contact
-	for _, name := range []string{"Contact", "m"} {
-		for _, h := range req.GetHeaders(name) {
-			for _, v := range splitList(h.Value(), ',') {
-				c, err := parseContact(v)
-				if err != nil {
-					return nil, err
-				}
-				if out = append(out, c); len(out) > MaxContacts {
-					return nil, errors.New("too many contacts")
-				}
+	for h := range transaction.Headers(req, "Contact", "m") {
+		for _, v := range splitList(h.Value(), ',') {
+			c, err := parseContact(v)
+			if err != nil {
+				return nil, err
+			}
+			if out = append(out, c); len(out) > MaxContacts {
+				return nil, errors.New("too many contacts")
 			}
 		}
 	}
@@ -171,12 +169,10 @@ func modelOf(ua string) string {
 // supported lists the option tags of all Supported headers in lower case.
 func supported(req *sip.Request) []string {
 	var out []string
-	for _, name := range []string{"Supported", "k"} {
-		for _, h := range req.GetHeaders(name) {
-			for tag := range strings.SplitSeq(h.Value(), ",") {
-				if tag = strings.ToLower(strings.TrimSpace(tag)); tag != "" && len(out) < 64 {
-					out = append(out, tag)
-				}
+	for h := range transaction.Headers(req, "Supported", "k") {
+		for tag := range strings.SplitSeq(h.Value(), ",") {
+			if tag = strings.ToLower(strings.TrimSpace(tag)); tag != "" && len(out) < 64 {
+				out = append(out, tag)
 			}
 		}
 	}

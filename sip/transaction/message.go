@@ -2,6 +2,7 @@ package transaction
 
 import (
 	"encoding/hex"
+	"iter"
 	"math/rand/v2"
 	"strings"
 
@@ -36,7 +37,11 @@ func Response(req *sip.Request, code int, reason, tag string) *sip.Response {
 		reason = Phrase(code)
 	}
 	res := sip.NewResponse(code, reason)
-	sip.CopyHeaders("Via", req, res)
+	for _, h := range req.Headers() {
+		if v, ok := h.(*sip.ViaHeader); ok {
+			res.AppendHeader(v) // not changed any more by either side
+		}
+	}
 	if code > 100 && code < 300 && req.Method != sip.REGISTER {
 		sip.CopyHeaders("Record-Route", req, res)
 	}
@@ -53,14 +58,45 @@ func Response(req *sip.Request, code int, reason, tag string) *sip.Response {
 	return res
 }
 
-// Header returns the value of the first header with one of the names, or "".
-func Header(m sip.Message, names ...string) string {
-	for _, name := range names {
-		if h := m.GetHeaders(name); len(h) > 0 {
-			return h[0].Value()
+// Headers yields the headers of m with one of the names, in any case. (sipgo's GetHeaders makes a lower-case copy of every
+// header's name each time.)
+func Headers(m sip.Message, names ...string) iter.Seq[sip.Header] {
+	var all []sip.Header
+	switch m := m.(type) {
+	case *sip.Request:
+		all = m.Headers()
+	case *sip.Response:
+		all = m.Headers()
+	}
+	return func(yield func(sip.Header) bool) {
+		for _, h := range all {
+			n := h.Name()
+			for _, name := range names {
+				if len(n) == len(name) && strings.EqualFold(n, name) {
+					if !yield(h) {
+						return
+					}
+					break
+				}
+			}
 		}
 	}
+}
+
+// Header returns the value of the first header with one of the names, or "".
+func Header(m sip.Message, names ...string) string {
+	for h := range Headers(m, names...) {
+		return h.Value()
+	}
 	return ""
+}
+
+// Has tells whether m has a header.
+func Has(m sip.Message, name string) bool {
+	for range Headers(m, name) {
+		return true
+	}
+	return false
 }
 
 // SetBody gives m a body and its content type.
