@@ -133,22 +133,26 @@ func (l *Leg) informed(tx *transaction.Server) {
 // byed: the phone hung up. A BYE that crosses ours is answered like any.
 func (l *Leg) byed(tx *transaction.Server) {
 	l.readStats(tx.Request())
-	l.respond(tx, 200)
-	if l.state == ending {
-		return // our own BYE ends the leg
-	}
-	l.why = "hung up"
-	h := l.h
-	if l.client != nil && l.state < up {
+	switch {
+	case l.state == ending: // our own BYE ends the leg
+	case l.client != nil && l.state < up:
 		// A callee that was answered in its own view.
+		l.why = "hung up"
+		h := l.h
 		l.withdraw()
 		h.failed(l, failure{})
+	default:
+		// The answer goes out last: a phone that calls again at once must not find its line busy with this call.
+		l.why = "hung up"
+		l.state = ending
+		l.closeMedia()
+		l.use.release(l)
+		l.h.ended(l)
+		l.respond(tx, 200)
+		l.finish()
 		return
 	}
-	l.state = ending
-	l.closeMedia()
-	h.ended(l)
-	l.finish()
+	l.respond(tx, 200)
 }
 
 // readStats keeps what the phone says about the audio ("sip-calls" §31).

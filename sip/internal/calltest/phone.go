@@ -71,6 +71,8 @@ type Talk struct {
 	Info    string   // last Call-Info
 	Reports []string // bodies of NOTIFYs
 	refer   uint32
+	acked   bool
+	tick    chan struct{} // after each answer
 }
 
 // Phone plugs a phone in. transport is TCP, TLS or UDP.
@@ -224,13 +226,42 @@ func (p *Phone) dress(m sip.Message) {
 // Call dials a number.
 func (p *Phone) Call(number string) *Talk { return p.call(number, true) }
 
+// Once makes one call, hangs up as soon as it is answered, and waits for the end. It is for benchmarks.
+func (p *Phone) Once(number string) error {
+	t := p.Call(number)
+	for range 5000 {
+		switch x := t.Get(); {
+		case x.Ended != "":
+			return fmt.Errorf("call of %s ended with %s", p.Number, x.Ended)
+		case x.D.State == dialog.Confirmed && x.acked:
+			over := make(chan int, 1)
+			t.request(sip.BYE, nil, func(res *sip.Response) { over <- res.StatusCode })
+			code := <-over
+			t.end("hung up")
+			p.mu.Lock()
+			p.talks = p.talks[:0]
+			p.mu.Unlock()
+			if code != 200 {
+				return fmt.Errorf("BYE of %s: %d", p.Number, code)
+			}
+			return nil
+		}
+		select {
+		case <-t.tick:
+		case <-time.After(5 * time.Second):
+			return fmt.Errorf("call of %s hangs", p.Number)
+		}
+	}
+	return fmt.Errorf("call of %s goes round", p.Number)
+}
+
 // CallWithoutOffer dials with an INVITE without a description.
 func (p *Phone) CallWithoutOffer(number string) *Talk { return p.call(number, false) }
 
 func (p *Phone) call(number string, offer bool) *Talk {
 	me := sip.Uri{Scheme: "sip", User: p.Number, Host: Server.String()}
 	to := sip.Uri{Scheme: "sip", User: number, Host: Server.String()}
-	t := &Talk{P: p, Neg: sdp.NewNegotiation()}
+	t := &Talk{P: p, Neg: sdp.NewNegotiation(), tick: make(chan struct{}, 100)}
 	t.D = dialog.Outgoing(transaction.NewCallID(p.flow), dialog.Party{Name: "anything", URI: me, Tag: transaction.NewTag()}, dialog.Party{URI: to}, to)
 	p.mu.Lock()
 	p.talks = append(p.talks, t)
@@ -259,6 +290,10 @@ func (p *Phone) call(number string, offer bool) *Talk {
 		}
 		<-ready
 		t.answered(res)
+		select {
+		case t.tick <- struct{}{}:
+		default:
+		}
 	})
 	p.mu.Lock()
 	t.client = c
@@ -337,6 +372,7 @@ func (t *Talk) answered(res *sip.Response) {
 		}
 	}
 	client := t.client
+	t.acked = true
 	t.P.mu.Unlock()
 	_ = client.Ack(ack)
 	if over {
@@ -612,6 +648,9 @@ func (p *Phone) invited(tx *transaction.Server) {
 	t := &Talk{P: p, D: d, Neg: sdp.NewNegotiation(), Invite: req, server: tx}
 	p.mu.Lock()
 	t.see(req)
+	if p.w.Quiet && len(p.talks) > 32 {
+		p.talks = p.talks[len(p.talks)-16:]
+	}
 	p.talks = append(p.talks, t)
 	p.mu.Unlock()
 	ring := tx.Response(180, "")
