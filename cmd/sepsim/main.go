@@ -59,6 +59,9 @@ func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	switch err := run(ctx, args[1:], stdin, stdout, stderr); {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return exitOK
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "sepsim: interrupted")
+		return exitFail
 	case errors.Is(err, errUsage):
 		fmt.Fprintln(stderr, "sepsim:", err)
 		return exitUsage

@@ -492,6 +492,7 @@ func (m *morning) serve(ctx context.Context) error {
 }
 
 func (m *morning) close() {
+	m.over.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	for _, g := range m.all {

@@ -16,9 +16,9 @@ type recordConn struct {
 	*tls.Conn
 	measure func(b []byte) int
 	spread  func(text string) // told once; then Read fails
-	rest []byte
-	err  error
-	buf  []byte
+	rest    []byte
+	err     error
+	buf     []byte
 }
 
 // errSpread is the error of a message in two records.

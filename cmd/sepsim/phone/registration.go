@@ -22,6 +22,7 @@ type registration struct {
 	cseq       int
 	contact    string // Contact URI, letter by letter
 	granted    time.Duration
+	refreshIn  time.Duration // granted less timerRegisterDelta
 	timer      *time.Timer
 
 	sis      string // version of the server; 1.0.0 when it says none, which switches features off
@@ -282,7 +283,8 @@ func (p *Phone) registerAnswer(ctx context.Context, l *link, c *Config, res *mes
 	if r.timer != nil {
 		r.timer.Stop()
 	}
-	r.timer = time.AfterFunc(r.granted-time.Duration(c.RegisterDelta)*time.Second, func() {
+	r.refreshIn = r.granted - time.Duration(c.RegisterDelta)*time.Second
+	r.timer = time.AfterFunc(r.refreshIn, func() {
 		p.tasks.Go("phone refresh", func(ctx context.Context) { p.refresh(ctx, l, c) })
 	})
 	sis := r.sis

@@ -71,10 +71,13 @@ func TestRefresh(t *testing.T) {
 	if err := p.Register(w.ctx()); err != nil {
 		t.Fatal(err)
 	}
-	// 26−6 is the shortest that a phone takes; the test does not wait for it but fires the timer.
+	// 26−6 is the shortest that a phone takes; the test does not wait for it but does what the timer does.
 	p.mu.Lock()
-	l, c := p.link, p.config
+	l, c, in := p.link, p.config, p.reg.refreshIn
 	p.mu.Unlock()
+	if in != 20*time.Second {
+		t.Errorf("refresh in %s, want 26 s less timerRegisterDelta", in)
+	}
 	p.refresh(w.ctx(), l, c)
 	regs := w.pbx.requests("REGISTER")
 	last := regs[len(regs)-1]
