@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"ringfence/appliance/admin"
@@ -23,6 +24,7 @@ import (
 	"ringfence/pki"
 	"ringfence/sip"
 	"ringfence/sip/call"
+	"ringfence/sip/plan"
 
 	"ringfence/vpn"
 )
@@ -75,7 +77,10 @@ type appliance struct {
 	Options
 	log        *slog.Logger
 	began      time.Time
-	doc        *config.Document
+	source     *config.Source
+	current    atomic.Pointer[config.Document]
+	plan       atomic.Pointer[plan.Plan]
+	switching  switching
 	supervisor *supervise.Supervisor
 
 	store     *store.Store
@@ -99,6 +104,9 @@ type teardown struct {
 	f    func() error
 }
 
+// doc is the document in force.
+func (a *appliance) doc() *config.Document { return a.current.Load() }
+
 // after registers what undoes the step that was just taken.
 func (a *appliance) after(name string, f func() error) {
 	a.undo = append(a.undo, teardown{name, f})
@@ -118,16 +126,25 @@ func (a *appliance) teardown() error {
 
 // setup builds everything in dependency order. Listeners are bound by the services' Start, under the supervisor.
 func (a *appliance) setup(ctx context.Context) (err error) {
-	if a.doc, err = a.document(); err != nil {
-		return err
+	name := "ringfence"
+	if a.ConfigPath != "" {
+		// Faults of the file are found before anything is made in the state directory.
+		d, _, err := config.Load(a.ConfigPath)
+		if err != nil {
+			return err
+		}
+		name = d.Node.Name
 	}
-	doc := func() *config.Document { return a.doc }
-	node := a.doc.Node
-
-	if a.store, err = store.Open(store.Options{Dir: a.StateDir, Appliance: node.Name, Log: a.log}); err != nil {
+	if a.store, err = store.Open(store.Options{Dir: a.StateDir, Appliance: name, Log: a.log}); err != nil {
 		return err
 	}
 	a.after("state.db", a.store.Close)
+	document, err := a.openSource()
+	if err != nil {
+		return err
+	}
+	a.current.Store(document)
+	doc, node := a.doc, document.Node
 	if a.local, err = store.OpenLocal(store.LocalOptions{Dir: a.StateDir, Log: a.log}); err != nil {
 		return err
 	}
@@ -138,17 +155,17 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		return err
 	}
 
-	micRoots, err := readCertificates(a.doc.PKI.MICRoots)
+	micRoots, err := readCertificates(a.doc().PKI.MICRoots)
 	if err != nil {
 		return err
 	}
-	organization := a.doc.PKI.Organization
+	organization := a.doc().PKI.Organization
 	if organization == "" {
-		organization = a.doc.Site.Name
+		organization = a.doc().Site.Name
 	}
 	if a.ca, err = pki.Open(ctx, pki.Options{
 		State: a.store, KeyFile: filepath.Join(a.StateDir, "pki.key"), Node: node.Name, Organization: organization,
-		Addresses: addresses(node.Address), VPNHosts: a.doc.VPN.Hosts, LSCDays: a.doc.PKI.LSC.Days, MICRoots: micRoots, Log: a.log,
+		Addresses: addresses(node.Address), VPNHosts: a.doc().VPN.Hosts, LSCDays: a.doc().PKI.LSC.Days, MICRoots: micRoots, Log: a.log,
 	}); err != nil {
 		return err
 	}
@@ -181,7 +198,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 
 	metrics := a.metrics()
 	return a.addAdmin(admin.Options{
-		Socket: a.Socket, Handlers: a.sources().Handlers(), Metrics: metrics, Listen: node.Listen.Metrics.AddrPort,
+		Socket: a.Socket, Verbs: Verbs(), Handlers: a.handlers(), Metrics: metrics, Listen: node.Listen.Metrics.AddrPort,
 		Health: a.supervisor.Health, Log: a.log,
 	})
 }

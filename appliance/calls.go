@@ -11,9 +11,9 @@ import (
 
 // setupCalls puts the back-to-back user agent behind the SIP server.
 func (a *appliance) setupCalls() error {
-	compiled := plan.Compile(a.doc)
+	a.plan.Store(plan.Compile(a.doc()))
 	policy := call.PreferSRTP
-	switch a.doc.SIP.SRTP {
+	switch a.doc().SIP.SRTP {
 	case config.SRTPRequire:
 		policy = call.RequireSRTP
 	case config.SRTPNever:
@@ -22,8 +22,8 @@ func (a *appliance) setupCalls() error {
 	var err error
 	a.calls, err = call.New(call.Options{
 		Log: a.log, Transactions: a.sip.Transactions(), Bindings: a.sip.Registrar(), State: a.sip.State(), Media: a.media,
-		Plan: func() *plan.Plan { return compiled }, Address: a.doc.Node.Address, SRTP: policy,
-		SessionExpires: a.doc.SIP.SessionExpires.D(), Refer: transfer.Handle, Note: a.recorder.Note,
+		Plan: a.plan.Load, Address: a.doc().Node.Address, SRTP: policy,
+		SessionExpires: a.doc().SIP.SessionExpires.D(), Refer: transfer.Handle, Note: a.recorder.Note,
 	})
 	if err != nil {
 		return err

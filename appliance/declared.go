@@ -17,6 +17,19 @@ import (
 // declared is the document in the shapes in which the SIP rooms and CAPF ask for it.
 type declared struct{ *config.Document }
 
+// accounts are the lines and phones of the document in force.
+type accounts struct{ doc func() *config.Document }
+
+// Line implements registrar.Accounts.
+func (a accounts) Line(number string) (registrar.Account, bool) {
+	return declared{a.doc()}.Line(number)
+}
+
+// Device implements registrar.Accounts.
+func (a accounts) Device(name string) (registrar.DeviceInfo, bool) {
+	return declared{a.doc()}.Device(name)
+}
+
 // name is what others see of a line.
 func (d declared) name(l *config.Line) string {
 	if l.CallerID.Name != "" {

@@ -54,7 +54,7 @@ func server[T runner](name string, listen config.Endpoint, make func(address str
 
 // addServices names every service in the order in which a phone needs them.
 func (a *appliance) addServices(note func(device, step, text string, failed bool)) {
-	l := a.doc.Node.Listen
+	l := a.doc().Node.Listen
 	if !l.TVS.Off() {
 		a.supervisor.Add(server("tvs", l.TVS, func(address string) (*tvs.Server, error) {
 			cert := a.roles.certificate(pki.RoleTVS)
@@ -63,7 +63,7 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 		}))
 	}
 	if !l.CAPF.Off() {
-		enrolment := pki.NewEnrolment(a.ca, declared{a.doc}.enrolment)
+		enrolment := pki.NewEnrolment(a.ca, a.enrolment)
 		a.supervisor.Add(server("capf", l.CAPF, func(address string) (*capf.Server, error) {
 			return capf.New(capf.Options{Address: address, Certificate: a.roles.certificate(pki.RoleCAPF), Backend: enrolment, Log: a.log, Note: note})
 		}))
@@ -93,7 +93,7 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 		Run:  func(ctx context.Context) error { a.sip.Start(); <-ctx.Done(); return nil },
 		Stop: func(context.Context) error { a.calls.Stop(); a.sip.Stop(); return nil },
 	})
-	if a.doc.VPN.Enabled && !l.VPN.Off() && len(a.doc.VPN.Policies) > 0 {
+	if a.doc().VPN.Enabled && !l.VPN.Off() && len(a.doc().VPN.Policies) > 0 {
 		a.supervisor.Add(a.vpnService(note))
 	}
 }
@@ -101,13 +101,13 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 // vpnService is the gateway. Without the right to make a TUN device the daemon goes on without it and says so: everything
 // inside the house works.
 func (a *appliance) vpnService(note func(device, step, text string, failed bool)) supervise.Service {
-	node := a.doc.Node
+	node := a.doc().Node
 	cert := a.roles.certificate(pki.RoleVPN)
 	return supervise.Service{
 		Name: "vpn", Required: true,
 		Start: func(context.Context) error {
 			g, err := vpn.New(vpn.Options{
-				Log: a.log, Listen: node.Listen.VPN.String(), TUN: node.Tunnel.Device, Policies: vpn.PoliciesOf(a.doc.VPN),
+				Log: a.log, Listen: node.Listen.VPN.String(), TUN: node.Tunnel.Device, Policies: vpn.PoliciesOf(a.doc().VPN),
 				Own: addresses(node.Address), Services: telephony(node), State: a.store, Note: note,
 				Certificate: func() *tls.Certificate {
 					c, err := cert()
@@ -118,7 +118,7 @@ func (a *appliance) vpnService(note func(device, step, text string, failed bool)
 				},
 				VerifyDevice: a.roles.device,
 				PolicyOf: func(device string) (string, bool) {
-					p, ok := a.doc.Phone(device)
+					p, ok := a.doc().Phone(device)
 					if !ok || p.VPN == "" {
 						return "", false
 					}
@@ -178,7 +178,7 @@ func telephony(n config.Node) []vpn.Rule {
 const ephemeralFirst, ephemeralLast = 32768, 60999
 
 func (a *appliance) setupSIP() error {
-	l := a.doc.Node.Listen
+	l := a.doc().Node.Listen
 	var listen []flow.Listen
 	for _, x := range []struct {
 		transport string
@@ -191,8 +191,8 @@ func (a *appliance) setupSIP() error {
 	var err error
 	a.sip, err = sip.New(sip.Options{
 		Log: a.log, Listen: listen, Certificate: a.roles.certificate(pki.RoleCCM), VerifyClient: a.roles.device,
-		MaxMessage: a.doc.SIP.MaxMessageBytes, MaxFlows: a.doc.SIP.MaxFlows, MaxPerSource: a.doc.SIP.MaxFlowsPerIP,
-		Accounts: declared{a.doc}, Password: a.passwords.of, Realm: a.doc.Site.Domain, Expires: a.doc.SIP.RegisterExpires.D(),
+		MaxMessage: a.doc().SIP.MaxMessageBytes, MaxFlows: a.doc().SIP.MaxFlows, MaxPerSource: a.doc().SIP.MaxFlowsPerIP,
+		Accounts: accounts{a.doc}, Password: a.passwords.of, Realm: a.doc().Site.Domain, Expires: a.doc().SIP.RegisterExpires.D(),
 		Store: a.store, Local: a.local, Note: a.recorder.Note,
 		Stamps: func(device string) (cisco.Stamps, bool) {
 			s, err := a.files.Stamps(device)
@@ -224,9 +224,21 @@ func (a *appliance) vpnHashes() []string {
 	return nil
 }
 
+// enrolment is what is declared about a device's certificate. A phone whose certificate was withdrawn gets no other by itself,
+// since a stolen phone asks as well; ringfence phone enroll lets it in again.
+func (a *appliance) enrolment(device string) (pki.DevicePolicy, bool) {
+	if _, asked := a.ca.Scheduled(device); !asked {
+		if issued := a.ca.Issued(device); len(issued) > 0 && issued[len(issued)-1].State == pki.Revoked {
+			a.recorder.Note(device, "capf", "refused: its certificate was withdrawn; ringfence phone enroll "+device+" lets it in again", true)
+			return pki.DevicePolicy{}, false
+		}
+	}
+	return declared{a.doc()}.enrolment(device)
+}
+
 // facts is what the boot record needs to know of a device.
 func (a *appliance) facts(device string) phone.Facts {
-	p, ok := a.doc.Phone(device)
+	p, ok := a.doc().Phone(device)
 	if !ok {
 		return phone.Facts{}
 	}

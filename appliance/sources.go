@@ -29,7 +29,7 @@ func (a *appliance) sources() admin.Sources {
 
 func (a *appliance) status() admin.StatusInfo {
 	s := admin.StatusInfo{
-		Appliance: a.doc.Node.Name, Address: a.doc.Node.Address.String(), Version: a.Version, Config: a.ConfigPath, StateDir: a.StateDir,
+		Appliance: a.doc().Node.Name, Address: a.doc().Node.Address.String(), Version: a.Version, Config: a.source.String(), StateDir: a.StateDir,
 		Started: a.began, Services: admin.ServicesOf(a.supervisor.Health()), Warnings: a.ca.Warnings(),
 		Calls: len(a.calls.Snapshot()), VPN: len(a.vpnSessions()),
 	}
@@ -64,7 +64,7 @@ func (a *appliance) status() admin.StatusInfo {
 
 // listeners are the addresses of each service as configured.
 func (a *appliance) listeners() map[string][]string {
-	l := a.doc.Node.Listen
+	l := a.doc().Node.Listen
 	out := map[string][]string{}
 	add := func(service, network string, e config.Endpoint) {
 		if !e.Off() {
@@ -89,8 +89,8 @@ func (a *appliance) listeners() map[string][]string {
 // phones are the declared phones in the document's order, then those that wait to be declared.
 func (a *appliance) phones() []admin.PhoneInfo {
 	var out []admin.PhoneInfo
-	for i := range a.doc.Phones {
-		out = append(out, a.phoneInfo(&a.doc.Phones[i]))
+	for i := range a.doc().Phones {
+		out = append(out, a.phoneInfo(&a.doc().Phones[i]))
 	}
 	for _, s := range a.recorder.Devices() {
 		if !s.Declared {
@@ -102,7 +102,7 @@ func (a *appliance) phones() []admin.PhoneInfo {
 
 func (a *appliance) phone(device string) (admin.PhoneInfo, bool) {
 	var info admin.PhoneInfo
-	if p, ok := a.doc.Phone(device); ok {
+	if p, ok := a.doc().Phone(device); ok {
 		info = a.phoneInfo(p)
 	} else if record := a.recorder.Record(device); len(record) > 0 {
 		info = admin.PhoneInfo{Device: device}
@@ -117,7 +117,7 @@ func (a *appliance) phone(device string) (admin.PhoneInfo, bool) {
 func (a *appliance) phoneInfo(p *config.Phone) admin.PhoneInfo {
 	info := admin.PhoneInfo{Device: p.Device, Declared: true, Model: p.Model, Label: p.Label, Security: string(p.Security),
 		State: a.recorder.Stand(p.Device).State, VPNPolicy: p.VPN, DND: a.sip.State().DND(p.Device), HuntLogin: a.sip.State().HuntLogin(p.Device)}
-	for _, l := range a.doc.LinesOf(p.Device) {
+	for _, l := range a.doc().LinesOf(p.Device) {
 		info.Lines = append(info.Lines, admin.PhoneLine{Index: l.Index, Number: string(l.Number), Label: l.Label})
 	}
 	for _, b := range a.sip.Registrar().Device(p.Device) {
@@ -165,15 +165,15 @@ func registration(b *registrar.Binding) admin.RegistrationInfo {
 }
 
 func (a *appliance) lines() []admin.LineInfo {
-	out := make([]admin.LineInfo, 0, len(a.doc.Lines))
-	for i := range a.doc.Lines {
-		out = append(out, a.lineInfo(&a.doc.Lines[i]))
+	out := make([]admin.LineInfo, 0, len(a.doc().Lines))
+	for i := range a.doc().Lines {
+		out = append(out, a.lineInfo(&a.doc().Lines[i]))
 	}
 	return out
 }
 
 func (a *appliance) line(number string) (admin.LineInfo, bool) {
-	l, ok := a.doc.Line(number)
+	l, ok := a.doc().Line(number)
 	if !ok {
 		return admin.LineInfo{}, false
 	}
@@ -183,7 +183,7 @@ func (a *appliance) line(number string) (admin.LineInfo, bool) {
 func (a *appliance) lineInfo(l *config.Line) admin.LineInfo {
 	number := string(l.Number)
 	s := a.sip.State().Line(number)
-	info := admin.LineInfo{Number: number, Name: declared{a.doc}.name(l), Label: l.Label, User: l.User, Device: l.Phone, Calls: s.Calls,
+	info := admin.LineInfo{Number: number, Name: declared{a.doc()}.name(l), Label: l.Label, User: l.User, Device: l.Phone, Calls: s.Calls,
 		Forward: s.Forward, DND: s.DND, Phase: "idle"}
 	if l.Phone != "" {
 		info.Index = l.Index
@@ -261,8 +261,8 @@ func (a *appliance) metrics() *admin.Metrics {
 	count("ringfence_vpn_session_sessions", "VPN sessions, connected or waiting to come back.", func() int { return len(a.vpnSessions()) })
 	m.Gauges("ringfence_phone_stand_devices", "Declared phones by where they stand.", "state", func() []admin.Sample {
 		n := map[string]float64{phone.StateUnseen: 0, phone.StateBooting: 0, phone.StateStuck: 0, phone.StateRegistered: 0}
-		for i := range a.doc.Phones {
-			n[a.recorder.Stand(a.doc.Phones[i].Device).State]++
+		for i := range a.doc().Phones {
+			n[a.recorder.Stand(a.doc().Phones[i].Device).State]++
 		}
 		var out []admin.Sample
 		for state, v := range n {

@@ -79,7 +79,13 @@ func (c Client) Command(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "ringfence: %v\nusage: ringfence %s\n", err, v.Usage())
 		return ExitUsage
 	}
-	answer, err := c.Do(context.Background(), v, req)
+	if v.Prepare != nil {
+		err = v.Prepare(&req)
+	}
+	var answer json.RawMessage
+	if err == nil {
+		answer, err = c.Do(context.Background(), v, req)
+	}
 	if err == nil {
 		if asJSON || v.Print == nil {
 			_, err = stdout.Write(answer)
@@ -217,4 +223,14 @@ func Help(w io.Writer, v Verb) {
 	for _, f := range v.Flags {
 		fmt.Fprintf(w, "  --%s  %s\n", f.Name, f.Usage)
 	}
+}
+
+// Answers tells whether a daemon listens at the socket.
+func (c Client) Answers() bool {
+	conn, err := net.DialTimeout("unix", c.Socket, time.Second)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }

@@ -20,6 +20,8 @@ type Verb struct {
 	Help   string // more of it, may be empty
 	Flags  []Flag
 	Change bool // it changes something: POST
+	// Prepare runs at the client before the request is sent, as for a file whose content goes with it. May be nil.
+	Prepare func(req *Request) error
 	// Print renders the daemon's answer for humans. Nil: the JSON answer is shown.
 	Print func(w io.Writer, answer json.RawMessage) error
 }

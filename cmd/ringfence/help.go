@@ -10,12 +10,13 @@ import (
 	"ringfence/config"
 )
 
-const runHelp = `usage: ringfence run --config FILE [--state DIR] [--socket PATH] [--log-format text|json] [--log-level debug|info|warn|error]
+const runHelp = `usage: ringfence run [--config FILE] [--state DIR] [--socket PATH] [--log-format text|json] [--log-level debug|info|warn|error]
 
 Runs the daemon in the foreground and logs to standard error. SIGTERM and SIGINT stop it in order, with exit status 0; a second
 one ends it at once. When it cannot start, it says why in one line and ends with 1.
 
-  --config FILE     the declared document; ringfence config check FILE finds its faults
+  --config FILE     the declared document; ringfence config check FILE finds its faults. Without it the document in force is the
+                    newest one that ringfence config apply has stored in the state directory
   --state DIR       keys, certificates and what users set; made when missing (` + defaultState + `)
   --socket PATH     control socket for the verbs
   --log-format      text or json (text)
@@ -33,7 +34,10 @@ func (p *program) help(w io.Writer) {
 	fmt.Fprint(w, "usage: ringfence [--socket PATH | --state DIR] COMMAND ...\n\n")
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(tw, "  run\trun the daemon in the foreground\n")
-	fmt.Fprint(tw, "  config\tcheck a document, print its schema, an example, the reference of its keys\n")
+	fmt.Fprint(tw, "  config check FILE\tfind every fault of a document\n")
+	fmt.Fprint(tw, "  config example [--site]\ta document to begin with, for this machine alone or for a site\n")
+	fmt.Fprint(tw, "  config schema, reference\tthe keys of the document, for an editor and for people\n")
+	fmt.Fprint(tw, "  config edit\tchange the stored document in an editor\n")
 	for _, v := range p.verbs {
 		fmt.Fprintf(tw, "  %s\t%s\n", strings.TrimSpace(v.Name+" "+v.Args), v.Short)
 	}

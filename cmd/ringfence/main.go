@@ -40,7 +40,7 @@ type program struct {
 }
 
 func newProgram() *program {
-	return &program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, serve: appliance.Run, verbs: admin.Verbs()}
+	return &program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, serve: appliance.Run, verbs: appliance.Verbs()}
 }
 
 func (p *program) main(args []string) int {
@@ -56,7 +56,10 @@ func (p *program) main(args []string) int {
 	case "run":
 		return p.run(global, args[1:])
 	case "config":
-		return config.Command(args[1:], p.stdout, p.stderr)
+		if localConfig(args) {
+			return config.Command(args[1:], p.stdout, p.stderr)
+		}
+		return p.configure(global, args)
 	case "version", "-version", "--version":
 		if len(args) > 1 {
 			return p.wrong("version takes no arguments")
@@ -72,10 +75,21 @@ func (p *program) main(args []string) int {
 // places are the flags that say where the daemon is; every command takes them.
 type places struct{ socket, state string }
 
-// globals takes --socket and --state out of args, wherever they stand before "--". The config verbs know no daemon and keep
-// theirs.
+// localConfig tells the config verbs that know no daemon and keep their flags.
+func localConfig(args []string) bool {
+	if len(args) < 2 {
+		return true
+	}
+	switch args[1] {
+	case "apply", "edit", "show", "history", "diff", "reload":
+		return false
+	}
+	return true
+}
+
+// globals takes --socket and --state out of args, wherever they stand before "--".
 func globals(args []string) (g places, rest []string, err error) {
-	if len(args) > 0 && args[0] == "config" {
+	if len(args) > 0 && args[0] == "config" && localConfig(args) {
 		return g, args, nil
 	}
 	for i := 0; i < len(args); i++ {
@@ -136,9 +150,6 @@ func (p *program) run(g places, args []string) int {
 	if fs.NArg() > 0 {
 		return p.wrong("run takes no %q; ringfence help run lists the flags", fs.Arg(0))
 	}
-	if *file == "" {
-		return p.wrong("run needs --config FILE; ringfence config example prints one to begin with")
-	}
 	log, err := logger(p.stderr, *format, *level)
 	if err != nil {
 		return p.wrong("run: %v", err)
@@ -161,10 +172,21 @@ func (p *program) run(g places, args []string) int {
 // fail says in one line why the daemon ended. Only the faults of a document take more: each has its place and remedy.
 func (p *program) fail(file string, err error) {
 	if faults, ok := errors.AsType[config.Errors](err); ok {
-		fmt.Fprintf(p.stderr, "%v\nringfence: %s has %d faults, not started; ringfence config check %s shows them again\n", faults, file, len(faults), file)
+		if file == "" {
+			fmt.Fprintf(p.stderr, "%v\nringfence: the stored configuration has %s, not started; apply a better one with ringfence config apply FILE\n", faults, count(len(faults), "fault"))
+			return
+		}
+		fmt.Fprintf(p.stderr, "%v\nringfence: %s has %s, not started; ringfence config check %s shows them again\n", faults, file, count(len(faults), "fault"), file)
 		return
 	}
 	fmt.Fprintf(p.stderr, "ringfence: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func logger(w io.Writer, format, level string) (*slog.Logger, error) {

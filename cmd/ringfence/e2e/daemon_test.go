@@ -180,7 +180,10 @@ func (d *daemon) write(text string) {
 func (d *daemon) start(extra ...string) {
 	d.t.Helper()
 	d.log = &lockedBuffer{}
-	args := append([]string{"run", "--config", d.config, "--state", d.state, "--log-level", "debug"}, extra...)
+	args := append([]string{"run", "--state", d.state, "--log-level", "debug"}, extra...)
+	if d.config != "" {
+		args = append(args, "--config", d.config)
+	}
 	d.cmd = exec.Command(bin(d.t, "ringfence"), args...)
 	d.cmd.Stderr, d.cmd.Stdout = d.log, d.log
 	if err := d.cmd.Start(); err != nil {
