@@ -71,6 +71,7 @@ type Engine struct {
 	log     *slog.Logger
 	base    time.Time // origin of the engine's clock
 	workers []*worker
+	pacer   *pacer
 	group   *task.Group
 	socks   []atomic.Pointer[endpoint] // by local port minus Options.First; how a worker finds the owner of an event
 
@@ -104,6 +105,7 @@ func New(o Options) (*Engine, error) {
 		e.ports.free[i], e.ports.free[j] = e.ports.free[j], e.ports.free[i]
 	})
 	e.state.sessions = make(map[*Session]struct{})
+	e.pacer = newPacer(e)
 	e.group = task.NewGroup(context.Background(), e.log)
 	for range o.Workers {
 		w, err := newWorker(e)
@@ -129,6 +131,7 @@ func (e *Engine) Start() {
 	for _, w := range e.workers {
 		e.group.Go("media worker", w.run)
 	}
+	e.group.Go("media pacer", e.pacer.run)
 }
 
 // Stop closes every session and ends the workers. It may be called at any time, and again.

@@ -155,7 +155,7 @@ func (s *Session) forward(w *worker, source *Session, p packet, buf []byte, agai
 	if tx.closed {
 		return false
 	}
-	if tx.muted || tx.target.len == 0 {
+	if tx.muted || tx.playing || tx.target.len == 0 {
 		tx.count.Muted++
 		return false
 	}
@@ -167,16 +167,16 @@ func (s *Session) forward(w *worker, source *Session, p packet, buf []byte, agai
 		return false
 	}
 	tx.rate, p.offset = rate, offset
-	return s.sendLocked(w, putHeader(buf, p, padding), len(buf)-offset)
+	return s.sendLocked(w.mem, putHeader(buf, p, padding), len(buf)-offset)
 }
 
 // sendLocked encrypts and sends a packet with our header; tx is locked.
-func (s *Session) sendLocked(w *worker, out []byte, payload int) bool {
+func (s *Session) sendLocked(mem *scratch, out []byte, payload int) bool {
 	tx := &s.tx
 	switch {
 	case tx.srtp != nil:
 		var err error
-		if out, err = tx.srtp.EncryptRTP(w.mem.out[:0], out, &w.mem.header); err != nil {
+		if out, err = tx.srtp.EncryptRTP(mem.out[:0], out, &mem.header); err != nil {
 			tx.count.Errors++
 			return false
 		}

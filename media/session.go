@@ -68,6 +68,7 @@ type Session struct {
 	// Guarded by engine.control.
 	remote Remote
 	peer   *Session
+	player *Player
 	closed bool
 
 	rx struct {
@@ -97,19 +98,22 @@ type Session struct {
 	}
 	tx struct {
 		sync.Mutex
-		closed  bool
-		target  sockaddr
-		ctrlTo  sockaddr
-		muted   bool
-		formats [128]formatEntry // by the party's numbers
-		keyed   Key
-		srtp    *srtp.Context
-		stream  sender
-		rate    uint32 // RTP clock of the last packet
-		count   TxStats
-		sentAt  uint64 // packets at the last report
-		report  RemoteReport
-		due     int64 // next report
+		closed   bool
+		target   sockaddr
+		ctrlTo   sockaddr
+		muted    bool
+		playing  bool  // a player's sound goes out, and nothing of the other party
+		playKind uint8 // in which codec
+		playPT   uint8
+		formats  [128]formatEntry // by the party's numbers
+		keyed    Key
+		srtp     *srtp.Context
+		stream   sender
+		rate     uint32 // RTP clock of the last packet
+		count    TxStats
+		sentAt   uint64 // packets at the last report
+		report   RemoteReport
+		due      int64 // next report
 	}
 }
 
@@ -288,6 +292,7 @@ func (s *Session) setSender(r Remote, out *srtp.Context) {
 	tx.ctrlTo.set(s.rx.ctrlLatch.target())
 	tx.muted = r.Direction&Send == 0
 	tx.formats = table(r.Send)
+	s.setPlayable(r.Send)
 	switch {
 	case r.SendKey.Zero():
 		tx.srtp = nil
@@ -384,6 +389,7 @@ func (s *Session) Close() {
 	}
 	s.closed = true
 	s.partLocked()
+	s.playLocked(nil)
 	e.control.Unlock()
 
 	// The sockets are closed under both locks: no worker is in the middle of a packet, and none will begin one.
