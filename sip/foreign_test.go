@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	sipgo "github.com/emiago/sipgo/sip"
+
+	"ringfence/sip/flow"
 	"ringfence/sip/state"
 )
 
@@ -97,6 +100,69 @@ func TestBaresip(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLinphone registers Debian's linphone, which then shows the state of a phone and publishes its own.
+func TestLinphone(t *testing.T) {
+	linphone, err := exec.LookPath("linphonec")
+	if err != nil {
+		t.Skip("linphone-cli is not installed")
+	}
+	notified := make(chan string, 20)
+	s, _ := serve(t, declared{n: 1}, func(o *Options) {
+		o.Trace = func(_ flow.Flow, out bool, m sipgo.Message) {
+			if res, ok := m.(*sipgo.Response); ok && !out && res.CSeq().MethodName == sipgo.NOTIFY {
+				notified <- fmt.Sprint("answer ", res.StatusCode)
+			}
+			if req, ok := m.(*sipgo.Request); ok && out && req.Method == sipgo.NOTIFY {
+				notified <- "NOTIFY " + strings.SplitN(req.Recipient.String(), "@", 2)[0]
+			}
+		}
+	})
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, ".local/share/linphone"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf("[sip]\nsip_port=-1\nsip_tcp_port=-1\nsip_tls_port=-1\ndefault_proxy=0\n"+
+		"[proxy_0]\nreg_proxy=<sip:%s;transport=tcp>\nreg_identity=<sip:90001@127.0.0.1>\nreg_expires=600\nreg_sendregister=1\npublish=1\n"+
+		"[auth_info_0]\nusername=90001\npasswd=pw90001\nrealm=pbx.example.com\ndomain=127.0.0.1\n"+
+		"[friend_0]\nurl=\"ben\" <sip:10001@127.0.0.1>\npol=accept\nsubscribe=1\n", s.Addr("TCP"))
+	if err := os.WriteFile(filepath.Join(dir, "rc"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), linphone, "-c", filepath.Join(dir, "rc"))
+	cmd.Env = append(os.Environ(), "HOME="+dir)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		in.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	next := func(want string) {
+		t.Helper()
+		select {
+		case got := <-notified:
+			if got != want {
+				t.Fatalf("%s, want %s", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s did not come", want)
+		}
+	}
+	next("NOTIFY sip:90001")
+	next("answer 200")
+	if l, err := s.Line("90001"); err != nil || !l.Registered || !strings.HasPrefix(l.Contacts[0].UserAgent, "Linphone") {
+		t.Errorf("line %+v, %v", l, err)
+	}
+	s.State().SetLeg("10001", "x", state.Ringing)
+	next("NOTIFY sip:90001")
+	next("answer 200")
 }
 
 // TestSipvicious lets Debian's sipvicious guess numbers and a password. It finds neither: everybody is challenged alike, and

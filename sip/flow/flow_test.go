@@ -290,7 +290,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	for name, o := range map[string]flow.Options{
-		"in all":     {MaxFlows: 3},
+		"strangers":  {MaxFlows: 6}, // half
 		"per source": {MaxPerSource: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -312,6 +312,55 @@ func TestLimits(t *testing.T) {
 			c.Write(options(9, ""))
 			c.Response()
 		})
+	}
+}
+
+func TestStrangersLeaveRoomForPhones(t *testing.T) {
+	m, e := serve(t, flow.Options{MaxFlows: 4})
+	dial := func() *siptest.Conn { return siptest.Dial(t, "tcp", m.Addr("TCP").String(), nil) }
+	register := func(c *siptest.Conn) {
+		c.Write(options(1, ""))
+		c.Response()
+		f := e.only(t)
+		flow.Keep(f, time.Now().Add(time.Hour))
+		e.mu.Lock()
+		clear(e.flows)
+		e.mu.Unlock()
+	}
+	for range 2 {
+		register(dial())
+	}
+	a, b := dial(), dial() // two strangers
+	a.Write(options(2, ""))
+	a.Response()
+	b.Write(options(2, ""))
+	b.Response()
+	dial().Closed() // full
+	a.Close()
+	e.reason(t)
+	c := dial()
+	c.Write(options(3, ""))
+	c.Response()
+	if got := m.Stats(); got.Flows != 4 || got.Refused != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestHalfOpenConnectionsCount(t *testing.T) {
+	m, _ := serve(t, tlsOptions(t, flow.Options{MaxFlows: 4}))
+	var open []net.Conn
+	for range 3 {
+		c, err := net.Dial("tcp", m.Addr("TLS").String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		open = append(open, c)
+	}
+	// The third is closed at once: two strangers in a handshake are half of four.
+	_ = open[2].SetReadDeadline(time.Now().Add(siptest.Wait))
+	if _, err := open[2].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read: %v", err)
 	}
 }
 

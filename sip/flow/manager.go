@@ -47,7 +47,7 @@ type Options struct {
 	VerifyClient func(cert *x509.Certificate, chain []*x509.Certificate) (device string, err error)
 
 	MaxMessage     int           // 65536 bytes
-	MaxFlows       int           // 20000
+	MaxFlows       int           // 20000; those that nobody keeps may be half of them
 	MaxPerSource   int           // 2000
 	MaxQueue       int           // 256 messages waiting to be written to one flow (512 KiB at most)
 	Handshake      time.Duration // 10 s
@@ -113,6 +113,9 @@ type Manager struct {
 	stopped  bool
 	flows    map[string]closer
 	bySource map[netip.Prefix]int
+	total    int // connections counted in bySource, those in a handshake included
+
+	kept atomic.Int64 // flows that somebody keeps
 
 	refused   atomic.Uint64
 	malformed atomic.Uint64
@@ -253,7 +256,9 @@ func (m *Manager) reserve(from netip.Addr) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	src := source(from)
-	if m.stopped || len(m.flows) >= m.opt.MaxFlows || m.bySource[src] >= m.opt.MaxPerSource {
+	// Those that nobody keeps may take half of the room: strangers cannot lock phones out that have registered.
+	strangers := m.total - int(m.kept.Load())
+	if m.stopped || m.total >= m.opt.MaxFlows || strangers >= (m.opt.MaxFlows+1)/2 || m.bySource[src] >= m.opt.MaxPerSource {
 		m.refused.Add(1)
 		if !m.stopped {
 			m.complain("connection refused, limit reached", "peer", from.String(), "flows", len(m.flows))
@@ -261,6 +266,7 @@ func (m *Manager) reserve(from netip.Addr) bool {
 		return false
 	}
 	m.bySource[src]++
+	m.total++
 	return true
 }
 
@@ -274,6 +280,7 @@ func (m *Manager) release(from netip.Addr) {
 // releaseLocked needs m.mu.
 func (m *Manager) releaseLocked(from netip.Addr) {
 	src := source(from)
+	m.total--
 	if m.bySource[src]--; m.bySource[src] <= 0 {
 		delete(m.bySource, src)
 	}

@@ -254,8 +254,10 @@ type packet struct {
 	done   chan struct{}
 	once   sync.Once
 
-	mu    sync.Mutex
-	until time.Time
+	mu     sync.Mutex
+	until  time.Time
+	kept   bool
+	closed bool
 }
 
 func (f *packet) ID() string                     { return f.id }
@@ -288,6 +290,12 @@ func (f *packet) Send(msg sip.Message) error {
 func (f *packet) Close(reason error) {
 	f.once.Do(func() {
 		close(f.done)
+		f.mu.Lock()
+		f.closed = true
+		if f.kept {
+			f.p.m.kept.Add(-1)
+		}
+		f.mu.Unlock()
 		f.p.mu.Lock()
 		if f.p.peers[f.remote] == f {
 			delete(f.p.peers, f.remote)
@@ -307,10 +315,20 @@ func (f *packet) Close(reason error) {
 
 func (f *packet) shutdown(reason error) { f.Close(reason) }
 
-func (f *packet) touch() { f.Keep(time.Now().Add(f.p.m.opt.UDPIdle)) }
+func (f *packet) touch() { f.stay(time.Now().Add(f.p.m.opt.UDPIdle)) }
 
 // Keep lets the pseudo-flow be silent until then.
 func (f *packet) Keep(until time.Time) {
+	f.mu.Lock()
+	if !f.kept && !f.closed {
+		f.kept = true
+		f.p.m.kept.Add(1)
+	}
+	f.mu.Unlock()
+	f.stay(until)
+}
+
+func (f *packet) stay(until time.Time) {
 	f.mu.Lock()
 	if until.After(f.until) {
 		f.until = until

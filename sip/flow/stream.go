@@ -54,6 +54,7 @@ type stream struct {
 	bytes   int
 	writing bool      // somebody drains the queue, or the reader is about to
 	until   time.Time // read deadline while no message is begun
+	kept    bool
 
 	// of the reader
 	corked    bool
@@ -86,6 +87,10 @@ func (s *stream) Opened() time.Time              { return s.opened }
 func (s *stream) Keep(until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.kept && !s.closed {
+		s.kept = true
+		s.m.kept.Add(1)
+	}
 	if until.After(s.until) {
 		s.until = until
 		_ = s.conn.SetReadDeadline(until)
@@ -161,6 +166,9 @@ func (s *stream) Close(reason error) {
 	s.once.Do(func() {
 		s.mu.Lock()
 		s.closed, s.reason = true, reason
+		if s.kept {
+			s.m.kept.Add(-1)
+		}
 		s.mu.Unlock()
 		close(s.done)
 		if s.transport != "TLS" {

@@ -1211,3 +1211,17 @@ func TestReloadOfKeys(t *testing.T) {
 		}
 	})
 }
+
+func TestContactURI(t *testing.T) {
+	for v, want := range map[string]string{
+		"<sip:a@b;transport=tcp>;expires=600;+sip.instance=\"<urn:uuid:1>\"": "sip:a@b;transport=tcp",
+		`"x <y> \" z" <sip:a@b>`: "sip:a@b",
+		"sip:a@b;q=1":            "sip:a@b",
+		"<sip:a@b":               "",
+		"":                       "",
+	} {
+		if got := contactURI(v); got != want {
+			t.Errorf("%s: %q, want %q", v, got, want)
+		}
+	}
+}

@@ -186,11 +186,22 @@ func (s *State) finish(d *dialog, reason string) {
 	_, _ = s.opt.Transactions.Request(d.f, req, nil)
 }
 
-// contactURI takes the URI out of a Contact value.
+// contactURI takes the URI out of a Contact value. Parameters after it may hold other URIs (+sip.instance="<urn:...>"), a
+// display name before it may hold anything.
 func contactURI(v string) string {
-	if i := strings.LastIndexByte(v, '<'); i >= 0 {
-		if j := strings.IndexByte(v[i:], '>'); j > 0 {
-			return v[i+1 : i+j]
+	quoted := false
+	for i := 0; i < len(v); i++ {
+		switch {
+		case quoted && v[i] == '\\':
+			i++
+		case v[i] == '"':
+			quoted = !quoted
+		case !quoted && v[i] == '<':
+			uri, _, ok := strings.Cut(v[i+1:], ">")
+			if !ok {
+				return ""
+			}
+			return uri
 		}
 	}
 	v, _, _ = strings.Cut(v, ";")
