@@ -1,10 +1,18 @@
 package phone
 
 import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"ringfence/pki/capf"
+	"ringfence/trust"
 	"ringfence/trust/tlv"
 )
 
@@ -67,7 +75,7 @@ tftp keys.xml`},
 // The first morning of a phone in encrypted mode: stub, CAPF, stub, encrypted file; then a second boot that asks for the
 // encrypted file at once.
 func TestBootEnrols(t *testing.T) {
-	for _, kind := range []capf.KeyKind{capf.RSA2048} {
+	for _, kind := range []capf.KeyKind{capf.RSA2048, capf.RSA3072} {
 		t.Run(string(kind), func(t *testing.T) {
 			w := newWorld(t).encrypted()
 			w.capf.key = kind
@@ -148,6 +156,102 @@ func TestEnrolmentRetries(t *testing.T) {
 	}
 	if n != 2 {
 		t.Errorf("%d repetitions, want 2", n)
+	}
+}
+
+// capfAuthMode decides what the phone shows of itself (capf §6).
+func TestEnrolmentProofs(t *testing.T) {
+	mic := pairOf(signer(t, "mic-SEP001122334455"))
+	for _, tc := range []struct {
+		name, mode, code string
+		mic, lsc         bool
+		password         string
+		proof            string // certificate shown
+		sudi             bool
+		waits            bool
+	}{
+		{name: "code typed", mode: "1", code: "12345", password: "12345"},
+		{name: "code not typed", mode: "1", waits: true},
+		{name: "empty password", mode: "2", mic: true},
+		{name: "LSC, and the MIC for the session", mode: "3", mic: true, lsc: true, proof: "lsc", sudi: true},
+		{name: "LSC then MIC", mode: "3", mic: true, proof: "mic", sudi: true},
+		{name: "MIC", mode: "4", mic: true, lsc: true, proof: "mic", sudi: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t).encrypted()
+			w.xml["encr"], w.xml["mode"], w.xml["transport"], w.xml["capfmode"] = "false", "1", "1", tc.mode
+			w.opt.CAPFCode = tc.code
+			if tc.mic {
+				w.opt.MIC = &mic
+			}
+			w.capf.op = capf.None
+			if tc.lsc {
+				w.giveLSC()
+			}
+			w.publish()
+			p := w.boot()
+			if tc.waits {
+				if w.capf.sessions != 0 || !w.log.has(StepCAPF, errWaitsForCode.Error()) {
+					t.Errorf("%d sessions without a code", w.capf.sessions)
+				}
+				return
+			}
+			a := w.capf.auth
+			shown := map[string]string{string(mic.Certificate[0]): "mic", "": ""}
+			if l := p.LSC(); l != nil {
+				shown[string(l.Raw)] = "lsc"
+			}
+			if a == nil || a.Password != tc.password || shown[string(a.Certificate)] != tc.proof || (len(a.SUDI) > 0) != tc.sudi ||
+				(len(a.SHA2SignedData) > 0) != (tc.proof != "") {
+				t.Errorf("proof %q, %d bytes of SUDI", shown[string(a.Certificate)], len(a.SUDI))
+			}
+			w.noRefusals()
+		})
+	}
+}
+
+// HTTPS 6971 is asked first with a list of version 1.1 that names an EC file server; what is not believed there is fetched,
+// signed, from 6970 (sgn.md).
+func TestHTTPSFirst(t *testing.T) {
+	ec := signer(t, "tftp-ec256")
+	for _, tc := range []struct {
+		name, model, id string
+		version         tlv.Version
+		want            string
+		refusal         Kind
+	}{
+		{"EC file server", "8851", "tftp-ec256", tlv.V11, "over HTTPS", ""},
+		{"RSA key", "8851", "tftp", tlv.V11, ".cnf.xml.sgn: configuration", ServerRole},
+		{"a model without it", "7965", "tftp-ec256", tlv.V11, ".cnf.xml.sgn: configuration", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.opt.Model, w.version = tc.model, tc.version
+			w.entries = append(w.entries, trust.Entry{Cert: ec.Cert, Role: trust.TFTP})
+			w.publish()
+			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/"+device+".cnf.xml.sgn" {
+					t.Errorf("HTTPS asked for %s", r.URL.Path)
+				}
+				b := []byte(w.deviceFile())
+				rw.Header().Set("Content-Length", fmt.Sprint(len(b)))
+				_, _ = rw.Write(b)
+			}))
+			srv.TLS = &tls.Config{Certificates: []tls.Certificate{pairOf(signer(t, tc.id))}}
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			srv.StartTLS()
+			defer srv.Close()
+			w.opt.HTTPSPort = srv.Listener.Addr().(*net.TCPAddr).Port
+			w.boot()
+			if !w.log.has(StepFile, tc.want) {
+				t.Errorf("the configuration did not come %s", tc.want)
+			}
+			if tc.refusal != "" {
+				w.refused(tc.refusal)
+				return
+			}
+			w.noRefusals()
+		})
 	}
 }
 

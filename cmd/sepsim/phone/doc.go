@@ -10,5 +10,7 @@
 // enc, tvs, pki/capf, the CSTP client); its SIP messages, SDP, XML, TFTP and audio are its own, so that a misreading on one
 // side is not hidden by the same misreading on the other.
 //
-// Left out: UDP transport for SIP (the pages advise against it), the second member's keep-alive, XML services, video.
+// Left out: UDP transport for SIP (the pages advise against it), the keep-alive towards a standby member and the fall-back
+// token, the limit on presence notices while the screen starts (state §1), DTLS in the VPN, XML services, video, and every
+// audio codec but G.711: the others go out as frames that say what tone they stand for.
 package phone

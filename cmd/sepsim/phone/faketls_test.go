@@ -31,6 +31,7 @@ type fakeCAPF struct {
 	split    bool             // each message in two records
 	wrongKey crypto.PublicKey // issue for this key
 	onIssued func()
+	auth     *capf.AuthResponse // the last one
 }
 
 func newFakeCAPF(t *testing.T, w *world) *fakeCAPF {
@@ -72,6 +73,9 @@ func (f *fakeCAPF) serve(c *tls.Conn) {
 	if !ok || auth.DeviceName != device {
 		return
 	}
+	f.mu.Lock()
+	f.auth = auth
+	f.mu.Unlock()
 	if op == capf.None {
 		send(&capf.EndSession{Reason: capf.ReasonNothing})
 		return

@@ -31,8 +31,6 @@ type flash struct {
 type flashState struct {
 	// Encrypted: the last configuration had encrConfig true, so the next one is asked for as .enc.sgn.
 	Encrypted bool `json:"encrypted"`
-	// VPNCookie lets a 'pswdPersistent' tunnel come back; empty when the last session ended by intent.
-	Load string `json:"load,omitempty"`
 }
 
 const (
