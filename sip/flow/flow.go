@@ -63,8 +63,15 @@ var (
 	ErrBadData = errors.New("malformed SIP")
 )
 
-// Keep lets f live until then without traffic. A connection that nobody keeps ends when the time for its first registration
-// is over.
+// Allow lets f live until then without traffic, as Keep does, but the connection stays a stranger's in the limits.
+func Allow(f Flow, until time.Time) {
+	if k, ok := f.(interface{ Allow(time.Time) }); ok {
+		k.Allow(until)
+	}
+}
+
+// Keep lets f, on which somebody has authenticated, live until then without traffic. A connection that nobody keeps ends when
+// the time for its first registration is over.
 func Keep(f Flow, until time.Time) {
 	if k, ok := f.(interface{ Keep(time.Time) }); ok {
 		k.Keep(until)

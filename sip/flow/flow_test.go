@@ -244,6 +244,27 @@ func TestDeadlines(t *testing.T) {
 			t.Errorf("closed with %v", err)
 		}
 	})
+	t.Run("message that drips", func(t *testing.T) {
+		m, e := serve(t, flow.Options{MessageTime: 200 * time.Millisecond})
+		c := siptest.Dial(t, "tcp", m.Addr("TCP").String(), nil)
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for _, b := range []byte(options(1, "X: "+strings.Repeat("x", 1000))) {
+				select {
+				case <-stop:
+					return
+				case <-time.After(20 * time.Millisecond):
+					_, _ = c.Net.Write([]byte{b})
+				}
+			}
+		})
+		if err := e.reason(t); !errors.Is(err, flow.ErrIdle) {
+			t.Errorf("closed with %v", err)
+		}
+		close(stop)
+		wg.Wait()
+	})
 	t.Run("TLS handshake never begun", func(t *testing.T) {
 		m, _ := serve(t, tlsOptions(t, flow.Options{Handshake: 50 * time.Millisecond}))
 		c, err := net.Dial("tcp", m.Addr("TLS").String())

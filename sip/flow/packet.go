@@ -315,9 +315,9 @@ func (f *packet) Close(reason error) {
 
 func (f *packet) shutdown(reason error) { f.Close(reason) }
 
-func (f *packet) touch() { f.stay(time.Now().Add(f.p.m.opt.UDPIdle)) }
+func (f *packet) touch() { f.Allow(time.Now().Add(f.p.m.opt.UDPIdle)) }
 
-// Keep lets the pseudo-flow be silent until then.
+// Keep lets the pseudo-flow be silent until then, and counts it as a phone's.
 func (f *packet) Keep(until time.Time) {
 	f.mu.Lock()
 	if !f.kept && !f.closed {
@@ -325,10 +325,11 @@ func (f *packet) Keep(until time.Time) {
 		f.p.m.kept.Add(1)
 	}
 	f.mu.Unlock()
-	f.stay(until)
+	f.Allow(until)
 }
 
-func (f *packet) stay(until time.Time) {
+// Allow lets the pseudo-flow be silent until then.
+func (f *packet) Allow(until time.Time) {
 	f.mu.Lock()
 	if until.After(f.until) {
 		f.until = until

@@ -59,6 +59,7 @@ type stream struct {
 	// of the reader
 	corked    bool
 	malformed int
+	since     time.Time // when the incomplete message began
 }
 
 func (m *Manager) newStream(transport string, conn, under net.Conn) *stream {
@@ -83,14 +84,21 @@ func (s *stream) Device() string                 { return s.device }
 func (s *stream) Done() <-chan struct{}          { return s.done }
 func (s *stream) Opened() time.Time              { return s.opened }
 
-// Keep lets the connection be silent until then.
+// Keep lets the connection be silent until then, and counts it as a phone's.
 func (s *stream) Keep(until time.Time) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.kept && !s.closed {
 		s.kept = true
 		s.m.kept.Add(1)
 	}
+	s.mu.Unlock()
+	s.Allow(until)
+}
+
+// Allow lets the connection be silent until then.
+func (s *stream) Allow(until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if until.After(s.until) {
 		s.until = until
 		_ = s.conn.SetReadDeadline(until)
@@ -254,6 +262,7 @@ func (s *stream) readLoop() error {
 		case used > 0:
 			n := copy(part, part[used:])
 			part = part[:n]
+			s.begun(false)
 			s.begun(true)
 		default:
 			s.begun(true)
@@ -281,13 +290,19 @@ func readError(err error, inMessage bool) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// begun sets the read deadline: short while a message is incomplete, else as kept.
+// begun sets the read deadline: while a message is incomplete a time after its beginning, so that bytes that drip do not
+// prolong it, else as kept.
 func (s *stream) begun(partial bool) {
+	if !partial {
+		s.since = time.Time{}
+	} else if s.since.IsZero() {
+		s.since = time.Now()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	until := s.until
 	if partial {
-		if limit := time.Now().Add(s.m.opt.MessageTime); limit.Before(until) {
+		if limit := s.since.Add(s.m.opt.MessageTime); limit.Before(until) {
 			until = limit
 		}
 	}

@@ -93,7 +93,9 @@ func (r *Registrar) digest(tx *transaction.Server) (caller, bool) {
 		if errors.Is(err, errNotDigest) {
 			r.challenge(tx, false)
 		} else {
-			tx.Answer(400, sip.NewHeader("Warning", `399 ringfence "`+err.Error()+`"`))
+			res := tx.Response(400, "")
+			res.AppendHeader(sip.NewHeader("Warning", `399 ringfence "`+err.Error()+`"`))
+			tx.Dismiss(res)
 		}
 		return caller{}, false
 	}
@@ -106,7 +108,7 @@ func (r *Registrar) digest(tx *transaction.Server) (caller, bool) {
 	}
 	now, from := time.Now(), tx.Flow().Remote().Addr()
 	if r.throttle.blocked(from, user, now) {
-		tx.Answer(403)
+		tx.Dismiss(tx.Response(403, ""))
 		return caller{}, false
 	}
 	if !r.nonces.ours(cred.nonce) {
@@ -186,7 +188,7 @@ func (r *Registrar) wrong(tx *transaction.Server, user string, who caller, known
 			r.note(who.account.Device, "too many wrong passwords from "+from.Addr().String()+"; refused for a while", true)
 		}
 	}
-	tx.Answer(403)
+	tx.Dismiss(tx.Response(403, ""))
 }
 
 // challenge answers 401. What the request looks like decides the kind of challenge, not who it claims to be from.
@@ -216,7 +218,7 @@ func (r *Registrar) challenge(tx *transaction.Server, stale bool) {
 			res.AppendHeader(sha)
 		}
 	}
-	_ = tx.Respond(res)
+	tx.Dismiss(res)
 }
 
 // stumblesOverSHA256 tells clients that give up when any challenge names an algorithm that they do not know, instead of taking

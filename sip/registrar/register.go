@@ -23,7 +23,7 @@ func (r *Registrar) Register(tx *transaction.Server) {
 	}
 	if len(contacts) == 1 && !contacts[0].star && contacts[0].standby() {
 		// Before authentication, and without any effect: this appliance is the phone's standby. Every reply counts as alive.
-		flow.Keep(tx.Flow(), time.Now().Add(standbyKeep))
+		flow.Allow(tx.Flow(), time.Now().Add(standbyKeep))
 		tx.Answer(200, sip.NewHeader("Expires", "0"), date())
 		return
 	}

@@ -88,6 +88,20 @@ func (s *Server) Answer(code int, headers ...sip.Header) {
 	_ = s.Respond(res)
 }
 
+// Dismiss sends a final answer and forgets the request at once (RFC 3261 §8.2.7): for challenges and refusals of people who
+// have not shown who they are. Nothing is repeated, so a forged source gets one answer, and nothing is kept, so strangers
+// cannot fill the table. A repeated request is a new one. The ACK to it matches nothing.
+func (s *Server) Dismiss(res *sip.Response) {
+	s.l.decorate(s.t.f, res)
+	s.mu.Lock()
+	if s.state == proceeding {
+		s.last = res
+		_ = s.t.f.Send(res)
+	}
+	s.mu.Unlock()
+	s.end(nil)
+}
+
 // Respond sends an answer. After the final one it returns ErrEnded.
 func (s *Server) Respond(res *sip.Response) error {
 	s.l.decorate(s.t.f, res)

@@ -11,6 +11,7 @@
 //
 //	// server side
 //	OnRequest(tx): tx.Request(), tx.Flow(), tx.Respond(tx.Response(200, "")), tx.OnCancel(f), tx.OnAck(f), tx.OnEnd(f)
+//	tx.Dismiss(res) // to strangers: one answer, nothing kept
 //	// client side
 //	c, err := l.Request(f, req, func(res *sip.Response, err error) {...})
 //	c.Cancel(reason...)   // INVITE only; waits for the first provisional answer by itself (RFC 3261 §9.1)

@@ -196,6 +196,35 @@ func TestCancel(t *testing.T) {
 	})
 }
 
+func TestDismiss(t *testing.T) {
+	for _, method := range []string{"INVITE", "REGISTER"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, "UDP")
+			b.l.opt.OnRequest = func(s *Server) {
+				b.txs = append(b.txs, s)
+				s.Dismiss(s.Response(401, ""))
+			}
+			raw := variant(invite, "INVITE", method)
+			b.receive(raw)
+			if b.l.Count() != 0 {
+				t.Errorf("%d transactions kept", b.l.Count())
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			b.sent("401 " + method) // not repeated
+			b.receive(raw)
+			b.sent("401 " + method)
+			if method == "INVITE" {
+				b.receive(variant(raw, "INVITE sip", "ACK sip", "101 INVITE", "101 ACK"))
+				b.sent()
+			}
+			if err := b.txs[0].Respond(b.txs[0].Response(200, "")); !errors.Is(err, ErrEnded) {
+				t.Errorf("answered after that: %v", err)
+			}
+		})
+	}
+}
+
 func TestOtherServer(t *testing.T) {
 	options := variant(invite, "INVITE", "OPTIONS")
 	t.Run("over UDP the answer is repeated for 32 s", func(t *testing.T) {

@@ -88,7 +88,10 @@ func (f *Flow) Keep(until time.Time) {
 	f.mu.Unlock()
 }
 
-// Kept is the last argument of Keep.
+// Allow is remembered like Keep.
+func (f *Flow) Allow(until time.Time) { f.Keep(until) }
+
+// Kept is the last argument of Keep or Allow.
 func (f *Flow) Kept() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
