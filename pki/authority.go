@@ -35,7 +35,9 @@ type Authority struct {
 
 	mu         sync.Mutex
 	parsed     map[string]*x509.Certificate // by serial
-	identities map[Role]*tls.Certificate    // valid while their serial is the role's
+	identities map[string]*tls.Certificate  // of the appliance's roles, by serial
+
+	rotateMu sync.Mutex // rotations read before they write
 
 	crlMu sync.Mutex // one CRL is made at a time
 	crl   []byte     // the last one
@@ -64,7 +66,7 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	}
 	a := &Authority{
 		opts: o, log: o.Log.With("component", "pki"),
-		parsed: make(map[string]*x509.Certificate), identities: make(map[Role]*tls.Certificate),
+		parsed: make(map[string]*x509.Certificate), identities: make(map[string]*tls.Certificate),
 	}
 	if err := a.openKeyFile(); err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
@@ -166,10 +168,18 @@ func (a *Authority) Identity(r Role) (*tls.Certificate, error) {
 	if !ok {
 		return nil, fmt.Errorf("pki: role %s: %w", r, ErrUnknown)
 	}
+	return a.identity(serial, r)
+}
+
+// maxIdentities bounds the cache of opened keys: three certificates for each role are more than there ever are.
+const maxIdentities = 48
+
+// identity opens a certificate of a role with its key.
+func (a *Authority) identity(serial string, r Role) (*tls.Certificate, error) {
 	a.mu.Lock()
-	id := a.identities[r]
+	id := a.identities[serial]
 	a.mu.Unlock()
-	if id != nil && serialText(id.Leaf.SerialNumber) == serial {
+	if id != nil {
 		return id, nil
 	}
 	leaf, err := a.certificate(serial)
@@ -188,8 +198,11 @@ func (a *Authority) Identity(r Role) (*tls.Certificate, error) {
 		}
 	}
 	a.mu.Lock()
-	a.identities[r] = id
-	a.mu.Unlock()
+	defer a.mu.Unlock()
+	if len(a.identities) >= maxIdentities {
+		clear(a.identities)
+	}
+	a.identities[serial] = id
 	return id, nil
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto"
 	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -27,10 +29,24 @@ type Scheduled struct {
 	Name      string         `json:"operation"`
 	By        string         `json:"by"`
 	At        time.Time      `json:"at"`
+	// Proven keeps the demand that a phone with a certificate proves itself by it, also where the first enrolment asks for
+	// nothing: for orders that name no single phone.
+	Proven bool `json:"proven,omitempty"`
 }
 
-// Schedule asks for an operation on a device, in place of what was scheduled before. None takes it back.
+// Schedule asks for an operation on a device, in place of what was scheduled before. None takes it back. Somebody who
+// schedules an installation vouches for the phone: where the policy asks for nothing, it is asked for nothing, even if it had
+// a certificate before (it was reset, or its certificate revoked).
 func (a *Authority) Schedule(ctx context.Context, device string, op capf.Operation, by string) error {
+	return a.schedule(ctx, device, op, by, false)
+}
+
+// ScheduleRenewal asks for a new certificate of a device that proves itself by the one it has.
+func (a *Authority) ScheduleRenewal(ctx context.Context, device, by string) error {
+	return a.schedule(ctx, device, capf.Install, by, true)
+}
+
+func (a *Authority) schedule(ctx context.Context, device string, op capf.Operation, by string, proven bool) error {
 	if !validDevice(device) {
 		return fmt.Errorf("pki: %.64q is no name of a device", device)
 	}
@@ -41,7 +57,7 @@ func (a *Authority) Schedule(ctx context.Context, device string, op capf.Operati
 		}
 		return nil
 	}
-	v, err := json.Marshal(Scheduled{Name: op.String(), By: by, At: a.now()})
+	v, err := json.Marshal(Scheduled{Name: op.String(), By: by, At: a.now(), Proven: proven})
 	if err != nil {
 		return fmt.Errorf("pki: phone %s: %w", device, err)
 	}
@@ -76,11 +92,22 @@ func (a *Authority) Due(device string, key capf.KeyKind) (op capf.Operation, why
 	if kind := capf.KindOf(cert.PublicKey); key != "" && kind != key {
 		return capf.Install, fmt.Sprintf("the key is %s, %s is declared", kind, key)
 	}
-	life := cert.NotAfter.Sub(cert.NotBefore)
-	if a.now().After(cert.NotBefore.Add(life / 3 * 2)) {
+	if a.now().After(renewAt(device, cert)) {
 		return capf.Install, "two thirds of the certificate's life are over"
 	}
 	return capf.None, "the certificate is good until " + day(cert.NotAfter)
+}
+
+// renewAt is when a phone's certificate is due for renewal: between two thirds and three quarters of its life, at a point of
+// its own, so that phones that were enrolled on one day do not all make keys on another.
+func renewAt(device string, cert *x509.Certificate) time.Time {
+	life := cert.NotAfter.Sub(cert.NotBefore)
+	h := sha256.Sum256(append([]byte(device), cert.SerialNumber.Bytes()...))
+	jitter := time.Duration(binary.BigEndian.Uint32(h[:4])) * (life / 12 >> 32)
+	if life/12 < 1<<32 { // a life of less than a minute, in tests
+		jitter = 0
+	}
+	return cert.NotBefore.Add(life/3*2 + jitter)
 }
 
 // Enrolment makes the authority the backend of a CAPF server.
@@ -111,6 +138,10 @@ func (e *Enrolment) Device(name string) (capf.Device, bool) {
 		d.Key = capf.RSA2048
 	}
 	d.Operation, _ = e.a.Due(name, d.Key)
+	if p.Auth == capf.AuthNone && d.Operation == capf.Install && e.a.mustProve(name) {
+		// Anything is more than the nothing that this policy asks for, so the session need not be proven besides.
+		d.Auth, d.WaiveSession = capf.AuthCertificate, true
+	}
 	if p.Code != "" && !e.a.codeSpent(name, p.Code) {
 		d.Code = func(typed string) bool { return e.a.codeEqual(name, p.Code, typed) }
 	}
@@ -134,14 +165,48 @@ func (e *Enrolment) AuthMode(device string) int {
 	case capf.AuthMIC:
 		return 4
 	}
+	if e.a.mustProve(device) {
+		return 3
+	}
 	return 2
+}
+
+// mustProve reports whether a device for which nothing is asked at its first enrolment has to prove itself all the same: it
+// was enrolled before, and nobody has vouched for it since. Else any stranger could take over a phone's name on the day its
+// certificate is due for renewal, and have its password sealed to himself.
+func (a *Authority) mustProve(device string) bool {
+	if _, enrolled := a.opts.State.Get(deviceKey(device, "lsc")); !enrolled {
+		return false
+	}
+	s, ok := a.Scheduled(device)
+	return !ok || s.Operation != capf.Install || s.Proven
 }
 
 // VerifyDevice checks a certificate that a phone proves itself with.
 func (e *Enrolment) VerifyDevice(cert *x509.Certificate, device string) (string, error) {
-	id, err := e.a.verifyDevice(cert, nil, device, e.a.opts.LSCGrace)
+	grace := e.a.opts.LSCGrace
+	if e.asksNothing(device) {
+		if serial, _ := e.a.opts.State.Get(deviceKey(device, "lsc")); e.a.IsRevoked(string(serial)) {
+			return "", fmt.Errorf("the certificate of %s was revoked: an administrator has to schedule its enrolment", device)
+		}
+		// The certificate of a phone that was away for long proves more than the nothing that its first enrolment asked for.
+		grace = anyGrace
+	}
+	id, err := e.a.verifyDevice(cert, nil, device, grace)
 	return id.Kind, err
 }
+
+// asksNothing reports whether a device's first enrolment takes no proof.
+func (e *Enrolment) asksNothing(device string) bool {
+	if e.devices == nil {
+		return false
+	}
+	p, ok := e.devices(device)
+	return ok && p.Auth == capf.AuthNone
+}
+
+// anyGrace is longer than phones live.
+const anyGrace = 50 * year
 
 // Issue issues a certificate, unconfirmed.
 func (e *Enrolment) Issue(ctx context.Context, device string, pub crypto.PublicKey) ([]byte, string, error) {

@@ -160,11 +160,14 @@ func TestDue(t *testing.T) {
 			t.Errorf("%s: %s because %q, want %s because %q", step, op, text, want, why)
 		}
 	}
+	var proof *capf.Identity
 	enrolNow := func() {
 		t.Helper()
-		if res, err := (&capf.Client{Device: phone}).Run(t.Context(), b.dial(t)); err != nil || res.Reason != capf.ReasonDone {
+		res, err := (&capf.Client{Device: phone, Proof: proof}).Run(t.Context(), b.dial(t))
+		if err != nil || res.Reason != capf.ReasonDone {
 			t.Fatalf("%+v, %v", res, err)
 		}
+		proof = &capf.Identity{Certificate: res.Certificate, Key: res.Key}
 	}
 	check("new phone", capf.P256, capf.Install, "no certificate")
 	enrolNow()
@@ -173,8 +176,8 @@ func TestDue(t *testing.T) {
 	check("another key kind declared", capf.RSA2048, capf.Install, "key is p256")
 	b.advance(242 * 24 * time.Hour)
 	check("before two thirds", capf.P256, capf.None, "good until")
-	b.advance(2 * 24 * time.Hour)
-	check("after two thirds", capf.P256, capf.Install, "two thirds")
+	b.advance(32 * 24 * time.Hour)
+	check("after three quarters", capf.P256, capf.Install, "two thirds")
 	enrolNow()
 	check("renewed", capf.P256, capf.None, "good until")
 	for _, op := range []capf.Operation{capf.Install, capf.Fetch, capf.Delete} {

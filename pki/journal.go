@@ -24,6 +24,7 @@ import (
 //	pki/ca/SERIAL                     present for CA certificates
 //	pki/role/NODE/ROLE                serial of the role's certificate in use
 //	pki/key/NODE/SERIAL               its private key, sealed
+//	pki/rotate/NODE/ROLE/...          a rotation under way; see rotate.go
 //	pki/exported/NODE/SERIAL          when its key was exported
 //	pki/device/DEVICE/lsc             serial of the phone's certificate in use
 //	pki/device/DEVICE/issued/SERIAL   present for every certificate issued to the phone
@@ -171,10 +172,8 @@ func (a *Authority) stateOf(serial string, i info) CertState {
 		return Current // nothing takes their place
 	}
 	if i.Device == "" {
-		if v, _ := a.opts.State.Get("pki/role/" + i.Node + "/" + string(i.Role)); string(v) == serial {
-			return Current
-		}
-		return Superseded
+		_, s := a.stands(serial, i)
+		return s
 	}
 	stored, _ := a.opts.State.Get(stateKey(serial))
 	if string(stored) == storedDeleted {
@@ -191,6 +190,31 @@ func (a *Authority) stateOf(serial string, i info) CertState {
 		return Superseded
 	}
 	return Unconfirmed
+}
+
+// stands tells in which role an appliance's own certificate stands now, and how. A key that was made for recovery may be
+// the signer by now.
+func (a *Authority) stands(serial string, i info) (Role, CertState) {
+	candidates := []Role{i.Role}
+	if i.Role == RoleSASTRecovery {
+		candidates = append(candidates, RoleSAST)
+	}
+	is := func(key string) bool { v, _ := a.opts.State.Get(key); return string(v) == serial }
+	for _, r := range candidates {
+		if is("pki/role/" + i.Node + "/" + string(r)) {
+			return r, Current
+		}
+	}
+	for _, r := range candidates {
+		prefix := "pki/rotate/" + i.Node + "/" + string(r) + "/"
+		switch {
+		case is(prefix + "next"):
+			return r, Next
+		case is(prefix + "previous"):
+			return r, Previous
+		}
+	}
+	return i.Role, Superseded
 }
 
 // List returns every certificate, the appliance's own first, then the phones' by device and time.
@@ -222,6 +246,9 @@ func (a *Authority) recordOf(serial string, i info) Record {
 	r := Record{
 		Serial: serial, Role: i.Role, Device: i.Device, Subject: i.Subject, Key: i.Key, State: a.stateOf(serial, i),
 		Issued: i.Issued, NotBefore: i.NotBefore, NotAfter: i.NotAfter, Fingerprint: i.Fingerprint, Node: i.Node,
+	}
+	if i.Device == "" && i.Role != RoleServer && i.Role != RoleRoot {
+		r.Role, _ = a.stands(serial, i)
 	}
 	if r.State == Revoked {
 		rev, _ := a.revocation(serial)

@@ -23,7 +23,7 @@
 //
 // # What this package leaves out
 //
-// Rotation of role certificates, import of keys of roles, ACME and SCEP are not here yet.
+// Import of keys of roles other than SAST, ACME and SCEP are not here.
 package pki
 
 import (
@@ -87,6 +87,10 @@ type Options struct {
 	LSCGrace time.Duration
 	MICRoots []*x509.Certificate // manufacturing CAs, also intermediate ones; trusted for MICs only
 
+	// Phones lists the declared phones that a certificate of a role concerns: for RoleVPN those that use the VPN. Rotations
+	// wait for them; without it none begins.
+	Phones func(r Role) []string
+
 	Log *slog.Logger
 	// Built is when this program was built: no clock before it is believed. Zero is a date that every release is past.
 	Built time.Time
@@ -104,7 +108,12 @@ type CertState string
 //	               │  └─► superseded                      a later one was confirmed
 //	               └─► deleted                            phone refused to store it
 //	any ─► revoked
+//
+// A certificate of a role is next while a rotation publishes it, then current, then previous while phones may hold nothing
+// newer, then superseded.
 const (
+	Next        CertState = "next"
+	Previous    CertState = "previous"
 	Unconfirmed CertState = "unconfirmed"
 	Current     CertState = "current"
 	Superseded  CertState = "superseded"

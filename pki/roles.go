@@ -160,13 +160,7 @@ func (a *Authority) issuingCA(b *batch, keys map[Role]crypto.Signer, have bool) 
 	if err != nil {
 		return nil, nil, err
 	}
-	issuing := &x509.Certificate{
-		SerialNumber: a.serial(), Subject: a.subject("CAPF-" + a.seal.node()),
-		NotBefore: now.Add(-backdate), NotAfter: end(now.Add(issuerLife), rootCert.NotAfter),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, SignatureAlgorithm: x509.SHA256WithRSA,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
-	cert, err := sign(issuing, rootCert, keys[RoleCAPF].Public(), keys[RoleRoot])
+	cert, err := sign(a.issuerTemplate(rootCert), rootCert, keys[RoleCAPF].Public(), keys[RoleRoot])
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,8 +170,64 @@ func (a *Authority) issuingCA(b *batch, keys map[Role]crypto.Signer, have bool) 
 	return cert, keys[RoleCAPF], a.adopt(b, RoleCAPF, cert, keys[RoleCAPF])
 }
 
+// issuerTemplate is an issuing CA below a root.
+func (a *Authority) issuerTemplate(root *x509.Certificate) *x509.Certificate {
+	now := a.now()
+	return &x509.Certificate{
+		SerialNumber: a.serial(), Subject: a.subject("CAPF-" + a.seal.node()),
+		NotBefore: now.Add(-backdate), NotAfter: end(now.Add(issuerLife), root.NotAfter),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, SignatureAlgorithm: sha256With(root),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+}
+
+// make adds a new key and certificate for a role to a group, without pointing the role to it. A new issuing CA is signed by
+// the root, all else by the issuing CA in use.
+func (a *Authority) make(b *batch, r Role) (serial string, err error) {
+	kind := profiles[r].key
+	by := RoleCAPF
+	if r == RoleCAPF {
+		kind, by = capf.RSA2048, RoleRoot
+	}
+	key, err := capf.GenerateKey(kind)
+	if err != nil {
+		return "", fmt.Errorf("make key of %s: %w", r, err)
+	}
+	parentSerial, ok := a.current(by)
+	if !ok {
+		return "", fmt.Errorf("certificate of %s: %w", by, ErrUnknown)
+	}
+	parent, err := a.certificate(parentSerial)
+	if err != nil {
+		return "", err
+	}
+	signer, err := a.privateKey(parentSerial)
+	if err != nil {
+		return "", err
+	}
+	template := a.issuerTemplate
+	if r != RoleCAPF {
+		template = func(p *x509.Certificate) *x509.Certificate { return a.roleTemplate(r, p) }
+	}
+	t := template(parent)
+	if !t.NotAfter.After(a.now()) {
+		return "", fmt.Errorf("the certificate of %s ended on %s", by, day(parent.NotAfter))
+	}
+	cert, err := sign(t, parent, key.Public(), signer)
+	if err != nil {
+		return "", err
+	}
+	return serialText(cert.SerialNumber), a.keep(b, r, cert, key)
+}
+
 // adopt adds a role's new certificate and key to a group, and points the role to it.
 func (a *Authority) adopt(b *batch, r Role, cert *x509.Certificate, key crypto.Signer) error {
+	b.set[a.roleKey(r)] = []byte(serialText(cert.SerialNumber))
+	return a.keep(b, r, cert, key)
+}
+
+// keep adds a certificate and its sealed key to a group.
+func (a *Authority) keep(b *batch, r Role, cert *x509.Certificate, key crypto.Signer) error {
 	if err := a.record(b, cert, r, ""); err != nil {
 		return err
 	}
@@ -188,7 +238,6 @@ func (a *Authority) adopt(b *batch, r Role, cert *x509.Certificate, key crypto.S
 	serial := serialText(cert.SerialNumber)
 	k := a.keyKey(serial)
 	b.set[k] = a.seal.seal(k, der)
-	b.set[a.roleKey(r)] = []byte(serial)
 	return nil
 }
 
