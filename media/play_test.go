@@ -89,7 +89,7 @@ func TestPlayInsteadOfTheOtherParty(t *testing.T) {
 	_, b, pa, pb := pair(t, e, []Format{pcmu}, []Format{pcmu})
 	pa.say(0, "before")
 	before := pb.expect(0, "before")
-	music := e.NewPlayer(&Loop{Samples: DefaultMusic()}, nil)
+	music := e.NewPlayer(Melody(), nil)
 	if err := b.Play(music); err != nil {
 		t.Fatal(err)
 	}
@@ -204,17 +204,30 @@ func TestCadence(t *testing.T) {
 	}
 }
 
-func TestDefaultMusicIsSoftAndSeamless(t *testing.T) {
-	m := DefaultMusic()
-	peak := 0
-	for _, s := range m {
-		peak = max(peak, int(s), -int(s))
+func TestMelodyIsSoftAndDoesNotClick(t *testing.T) {
+	m := Melody()
+	peak, step, last := 0, 0, int16(0)
+	pcm := make([]int16, 320)
+	for range 50 * 20 {
+		m.Read(pcm)
+		for _, s := range pcm {
+			peak, step = max(peak, int(s), -int(s)), max(step, int(s)-int(last), int(last)-int(s))
+			last = s
+		}
 	}
-	if len(m) != 16*16000 || peak > 16000 || peak < 3000 {
-		t.Errorf("%d samples, peak %d", len(m), peak)
+	if peak > 16000 || peak < 3000 || step > 2500 {
+		t.Errorf("peak %d, largest step %d", peak, step)
 	}
-	if d := int(m[0]) - int(m[len(m)-1]); d > 1500 || d < -1500 {
-		t.Errorf("step of %d at the seam", d)
+}
+
+func TestLoop(t *testing.T) {
+	l := Loop{Samples: []int16{1, 2, 3}}
+	pcm := make([]int16, 7)
+	if n := l.Read(pcm); n != 7 || pcm[3] != 1 || pcm[6] != 1 {
+		t.Errorf("%d: %v", n, pcm)
+	}
+	if n := new(Loop).Read(pcm); n != 7 || pcm[0] != 0 {
+		t.Errorf("nothing in a loop: %v", pcm)
 	}
 }
 

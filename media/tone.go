@@ -160,30 +160,40 @@ func (o *Once) Read(pcm []int16) int {
 	return n
 }
 
-// DefaultMusic is what parties on hold hear where no recording is configured: soft broken chords, made here, 16 s long.
-func DefaultMusic() []int16 {
-	chords := [][4]float64{{261.63, 329.63, 392.00, 523.25}, {220.00, 261.63, 329.63, 440.00}, {174.61, 220.00, 261.63, 349.23}, {196.00, 246.94, 293.66, 392.00}}
-	order := [8]int{0, 1, 2, 3, 2, 3, 2, 1}
-	const note = sampleRate / 2
-	out := make([]int16, 0, note*len(order)*len(chords))
-	mix := make([]float64, cap(out))
-	for c, chord := range chords {
-		for i, n := range order {
-			at := (c*len(order) + i) * note
-			for j := range 3 * note { // each note rings into the next ones, around the end of the loop as well
-				t := float64(j) / sampleRate
-				v := math.Exp(-2.2*t) * min(1, float64(j)/160) * (math.Sin(2*math.Pi*chord[n]*t) + 0.3*math.Sin(4*math.Pi*chord[n]*t))
-				if left := 3*note - j; left < 800 {
-					v *= float64(left) / 800
-				}
-				mix[(at+j)%len(mix)] += v
-			}
+// Melody is what parties on hold hear where no recording is configured: soft broken chords, made as they are played.
+func Melody() Source { return &melody{} }
+
+type melody struct {
+	at int // samples played
+}
+
+var (
+	chords = [4][4]float64{
+		{261.63, 329.63, 392.00, 523.25}, {220.00, 261.63, 329.63, 440.00}, {174.61, 220.00, 261.63, 349.23}, {196.00, 246.94, 293.66, 392.00},
+	}
+	order = [8]int{0, 1, 2, 3, 2, 3, 2, 1}
+)
+
+const (
+	note  = sampleRate / 2 // a new one begins
+	rings = 3              // and this many sound at once
+)
+
+func (m *melody) Read(pcm []int16) int {
+	for i := range pcm {
+		v := 0.0
+		for k := range min(rings, m.at/note+1) { // the latest note and those before it
+			n := m.at/note - k
+			hz := chords[n/len(order)%len(chords)][order[n%len(order)]]
+			age := m.at - n*note
+			t := float64(age) / sampleRate
+			loud := math.Exp(-2.2*t) * min(1, float64(age)/160, float64(rings*note-age)/800)
+			v += loud * (math.Sin(2*math.Pi*hz*t) + 0.3*math.Sin(4*math.Pi*hz*t))
 		}
+		pcm[i] = int16(2600 * v)
+		m.at++
 	}
-	for _, v := range mix {
-		out = append(out, int16(2600*v))
-	}
-	return out
+	return len(pcm)
 }
 
 // ErrWAV is wrapped by every error of ReadWAV.

@@ -140,6 +140,7 @@ func (c *Call) ring(line *plan.Line) {
 	if use.legs--; use.legs == 0 {
 		c.m.freeLine(line.Number)
 	}
+	c.audio()
 	if len(c.branches) == 0 {
 		if len(c.failures) == 0 {
 			c.failures = append(c.failures, failure{cause: plan.Unreachable})
@@ -292,6 +293,7 @@ func (c *Call) join() {
 		return
 	}
 	c.bridge(a, b)
+	c.audio()
 	security := min(a.level(), b.level())
 	a.Show(b.identity(), security)
 	b.Show(a.identity(), security)
@@ -397,7 +399,7 @@ func (c *Call) agreed(l *Leg) {
 	c.reconcile()
 }
 
-func (c *Call) held(*Leg) {}
+func (c *Call) held(*Leg) { c.audio() }
 
 func (c *Call) refer(l *Leg, r *Referral) {
 	if c.m.opt.Refer == nil {

@@ -495,7 +495,7 @@ func TestWithheldNumber(t *testing.T) {
 			settle()
 			header(t, w, "302 < INVITE", "Remote-Party-ID", `"Anonymous" <sip:anonymous@192.0.2.10>;party=calling;privacy=full;screen=yes`)
 			for _, m := range w.Wire() {
-				if m.To == "302" && (strings.Contains(m.Text, "301") || strings.Contains(m.Text, "Ada")) {
+				if m.To == "302" && (strings.Contains(m.Text, ":301") || strings.Contains(m.Text, "Ada")) {
 					t.Errorf("the number is in\n%s", m.Text)
 				}
 			}

@@ -102,6 +102,7 @@ type Leg struct {
 	left    bool // has transferred its call and counts as free
 	leaveBy timer
 
+	hears      sound
 	isHeld     bool
 	holdReason string
 	rxStat     cisco.Stats // what the phone says it received, from BYE or the answer to it

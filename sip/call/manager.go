@@ -13,7 +13,7 @@
 // Every leg ends: a phone that says nothing, or is gone without a word, is found by the limit of its transaction, by the ring
 // time of its line, or, once it talks, by a question when neither audio nor signalling was heard for a while.
 //
-// It leaves out: conferences, parking, pickup, music and tones, direct media, video, reliable provisional responses (not
+// It leaves out: conferences, parking, pickup, direct media, video, reliable provisional responses (not
 // offered, so that no phone may ask for them).
 package call
 
@@ -81,6 +81,8 @@ type Options struct {
 	ProbeAfter     time.Duration // silence of a leg before it is asked; 20 s
 	LeaveWithin    time.Duration // time for a phone to hang up what it has transferred; 4 s
 	MaxCalls       int           // at once, in all; 5000
+	Music          []int16       // for parties on hold, at 16 kHz; a built-in melody
+	Country        string        // code of the country whose tones are played
 	Codecs         []sdp.Codec   // that may be used, preferred first; every codec that can be relayed
 
 	// Refer handles a transfer; nil refuses it.
@@ -118,11 +120,12 @@ func (o *Options) validate() error {
 
 // Manager holds the calls.
 type Manager struct {
-	opt   Options
-	log   *slog.Logger
-	tasks *task.Group
-	legs  atomic.Uint64
-	ids   atomic.Uint64
+	opt    Options
+	log    *slog.Logger
+	tasks  *task.Group
+	sounds sounds
+	legs   atomic.Uint64
+	ids    atomic.Uint64
 
 	mu      sync.RWMutex
 	stopped bool
@@ -141,6 +144,11 @@ func New(o Options) (*Manager, error) {
 	m := &Manager{
 		opt: o, log: o.Log.With("component", "call"), dialogs: map[dialogKey]*Leg{}, lines: map[string]int{}, owners: map[*owner]*Info{},
 	}
+	song := media.Melody()
+	if len(o.Music) > 0 {
+		song = &media.Loop{Samples: o.Music}
+	}
+	m.sounds = sounds{music: o.Media.NewPlayer(song, nil), ring: media.ToneOf(o.Country, media.RingBack)}
 	m.tasks = task.NewGroup(context.Background(), m.log)
 	return m, nil
 }

@@ -182,6 +182,7 @@ func (c *Call) leave(l *Leg) {
 		c.callee = nil
 	}
 	l.media.Part()
+	l.hear(nothing)
 	l.use.release(l)
 	l.h = departing{c}
 	l.left = true
@@ -294,6 +295,7 @@ func replace(o *owner, target, with *Leg) error {
 		for _, b := range c.branches {
 			b.Show(with.identity(), min(with.level(), b.level()))
 		}
+		c.audio()
 		with.Show(c.branches[0].identity(), min(with.level(), c.branches[0].level()))
 		return nil
 	}

@@ -41,6 +41,8 @@ type Phone struct {
 	// Extra headers of INVITEs.
 	Extra []string
 	Plain bool // no UPDATE, no Cisco header: a phone of RFC 3261
+	// Audio is where it receives, when that is to be real.
+	Audio netip.AddrPort
 	// Model is what it calls itself.
 	Model string
 	// NoFallback keeps it from announcing X-cisco-srtp-fallback; Suites replaces the names of the suites it offers.
@@ -204,8 +206,12 @@ func (t *Talk) Get() Talk {
 }
 
 func (p *Phone) local(d media.Direction) sdp.Local {
+	at := netip.AddrPortFrom(p.flow.local.Addr(), 17904)
+	if p.Audio.IsValid() {
+		at = p.Audio
+	}
 	return sdp.Local{
-		Address: p.flow.local.Addr(), Port: 17904, Codecs: p.Codecs, Events: true, Direction: d, Security: p.Security,
+		Address: at.Addr(), Port: int(at.Port()), Codecs: p.Codecs, Events: true, Direction: d, Security: p.Security,
 	}
 }
 
