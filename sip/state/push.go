@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/emiago/sipgo/sip"
 
@@ -74,6 +75,35 @@ func (s *State) PushParts(b *registrar.Binding, done func(code int, err error), 
 	if err != nil {
 		done(0, err)
 	}
+}
+
+// FinishRefer tells a phone how its remotecc REFER ended, if it waits for that: without Require: norefersub the REFER made a
+// subscription, which one terminating NOTIFY ends (sip-calls.md §1.1 rule 6). code is 200, or 500 for failed. The REFER has been
+// answered.
+func (s *State) FinishRefer(tx *transaction.Server, code int) {
+	req, f := tx.Request(), tx.Flow()
+	for h := range transaction.Headers(req, "Require") {
+		if strings.Contains(strings.ToLower(h.Value()), "norefersub") {
+			return
+		}
+	}
+	target, err := transaction.VerbatimURI(contactURI(transaction.Header(req, "Contact", "m")))
+	if err != nil {
+		return
+	}
+	to := sip.HeaderClone(req.From()).(*sip.FromHeader)
+	from := sip.HeaderClone(req.To()).(*sip.ToHeader)
+	from.Params.Add("tag", tx.Tag())
+	n := sip.NewRequest(sip.NOTIFY, target)
+	n.AppendHeader(&sip.FromHeader{DisplayName: from.DisplayName, Address: from.Address, Params: from.Params})
+	n.AppendHeader(&sip.ToHeader{DisplayName: to.DisplayName, Address: to.Address, Params: to.Params})
+	n.AppendHeader(sip.NewHeader("Contact", contact(f, "server")))
+	n.AppendHeader(sip.HeaderClone(req.CallID()))
+	n.AppendHeader(&sip.CSeqHeader{SeqNo: 101, MethodName: sip.NOTIFY})
+	n.AppendHeader(sip.NewHeader("Event", "refer"))
+	n.AppendHeader(sip.NewHeader("Subscription-State", "terminated;reason=noresource"))
+	transaction.SetBody(n, cisco.TypeResponse, (&cisco.Response{Code: code}).Marshal())
+	_, _ = s.opt.Transactions.Request(f, n, nil) // nothing hangs on its answer
 }
 
 // pushMessages tells a Cisco phone about a line's mailbox (sip-state.md §7). Its answer is not needed.

@@ -154,7 +154,11 @@ func (s *State) HuntKey(tx *transaction.Server, id registrar.Identity) {
 	tx.Answer(202)
 	ctx, cancel := context.WithTimeout(context.Background(), settingTime)
 	defer cancel()
-	_ = s.SetHuntLogin(ctx, id.Device, !s.HuntLogin(id.Device), ByPhone) // logged there; the lamp stays as it was
+	code := 200
+	if s.SetHuntLogin(ctx, id.Device, !s.HuntLogin(id.Device), ByPhone) != nil {
+		code = 500 // logged there; the lamp stays as it was
+	}
+	s.FinishRefer(tx, code)
 }
 
 // expires reads an Expires header.

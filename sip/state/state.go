@@ -13,6 +13,7 @@
 //	s.Line(number), s.Watch(f)            // snapshot, change feed
 //	s.Subscribe(tx, id), s.Resubscribe(tx), s.Publish(tx, id), s.Notify(tx, id), s.HuntKey(tx, id)   // requests of phones
 //	s.Push(binding, done, requests...)    // remotecc REFER to a phone
+//	s.FinishRefer(tx, code)               // result of a phone's REFER, if it waits for one
 //	s.ServiceControl(ctx, device, ...), s.ServiceControlAll(ctx, ...), s.Resync(device), s.Check()
 //
 // A line that is no Cisco phone's is its own device: its number stands where a device name is asked for (DeviceOf).

@@ -762,12 +762,24 @@ func TestHuntKey(t *testing.T) {
 		c := b.client("2001")
 		c.register("")
 		c.got()
-		if res := c.do("REFER", "<sip:2001@10.20.0.5>", "Refer-To: cid:1\n", ""); res.StatusCode != 202 {
+		if res := c.do("REFER", "<sip:2001@10.20.0.5>", "Refer-To: cid:1\nRequire: norefersub\n", ""); res.StatusCode != 202 {
 			t.Errorf("answer %d", res.StatusCode)
 		}
 		c.expect("toggled", "REFER 2001 hunt{On:false}")
 		if b.s.HuntLogin(phone) || b.store.m["hunt/"+phone] != "no" {
 			t.Error("not logged out")
+		}
+		// Without norefersub the phone waits for the result in the dialog of its REFER.
+		res := c.do("REFER", "<sip:2001@10.20.0.5>", "Refer-To: cid:1\n", "")
+		synctest.Wait()
+		sent := c.Sent()
+		if len(sent) != 2 {
+			t.Fatalf("%d messages, want REFER and NOTIFY", len(sent))
+		}
+		n := sent[1].(*sip.Request)
+		if n.CallID().Value() != res.CallID().Value() || n.From().Params.GetOr("tag", "") != res.To().Params.GetOr("tag", "!") || n.To().Params.GetOr("tag", "") != "ft" ||
+			transaction.Header(n, "Subscription-State") != "terminated;reason=noresource" || !strings.Contains(string(n.Body()), "<code>200</code>") {
+			t.Errorf("result:\n%s", n)
 		}
 	})
 }
