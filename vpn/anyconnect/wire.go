@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,9 @@ const (
 	recordMax    = recordHeader + 1<<14 + 2048
 )
 
+// outs are buffers for records that wait for the socket; a burst of the TUN device fits.
+var outs = sync.Pool{New: func() any { b := make([]byte, 0, 3*wireBuffer); return &b }}
+
 var bufs = sync.Pool{New: func() any { b := make([]byte, wireBuffer); return &b }}
 
 func newWire(c *net.TCPConn) (*wire, error) {
@@ -52,7 +56,7 @@ func newWire(c *net.TCPConn) (*wire, error) {
 		if w.in == nil {
 			w.in = *bufs.Get().(*[]byte)
 		}
-		w.readN, w.readErr = ignoreEINTR(func() (int, error) { return unix.Read(int(fd), w.in[w.w:]) })
+		w.readN, w.readErr = call(unix.SYS_READ, fd, w.in[w.w:], shortCall)
 		if w.readErr == unix.EAGAIN {
 			if w.r == w.w {
 				w.release()
@@ -68,10 +72,24 @@ func newWire(c *net.TCPConn) (*wire, error) {
 	return w, nil
 }
 
-func ignoreEINTR(f func() (int, error)) (n int, err error) {
+// shortCall is up to how many bytes a system call that does not wait is made without telling the scheduler, whose bookkeeping
+// costs more than such a call.
+const shortCall = 8 << 10
+
+// call reads or writes b without waiting.
+func call(trap, fd uintptr, b []byte, size int) (int, error) {
+	f := unix.Syscall
+	if size <= shortCall {
+		f = unix.RawSyscall
+	}
 	for {
-		if n, err = f(); err != unix.EINTR {
-			return n, err
+		n, _, errno := f(trap, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
@@ -161,6 +179,9 @@ func (w *wire) Write(p []byte) (int, error) {
 		if w.writeErr != nil {
 			return 0, w.writeErr
 		}
+		if w.out == nil {
+			w.out = (*outs.Get().(*[]byte))[:0]
+		}
 		w.out = append(w.out, p...)
 		return len(p), nil
 	}
@@ -178,7 +199,7 @@ func (w *wire) hold() {
 // send writes what is kept back, as far as the socket takes it; more tells that some is left. w.mu is held.
 func (w *wire) send(fd uintptr) (more bool) {
 	for len(w.out) > 0 && w.writeErr == nil {
-		n, err := ignoreEINTR(func() (int, error) { return unix.Write(int(fd), w.out) })
+		n, err := call(unix.SYS_WRITE, fd, w.out, len(w.out))
 		if err == unix.EAGAIN {
 			return true
 		}
@@ -188,10 +209,17 @@ func (w *wire) send(fd uintptr) (more bool) {
 		}
 		w.out = w.out[:copy(w.out, w.out[n:])]
 	}
-	if cap(w.out) > wireBuffer {
-		w.out = nil
-	}
+	w.freeLocked()
 	return false
+}
+
+// freeLocked gives the empty output buffer back. w.mu is held.
+func (w *wire) freeLocked() {
+	if len(w.out) == 0 && cap(w.out) > 0 {
+		b := w.out
+		w.out = nil
+		outs.Put(&b)
+	}
 }
 
 // flush sends without waiting; more tells that some is left, which is for drain. It must not be called while drain runs.
@@ -216,8 +244,6 @@ func (w *wire) drain() error {
 	if err != nil && w.writeErr == nil {
 		w.writeErr = err
 	}
-	if w.out == nil && cap(pending) <= wireBuffer {
-		w.out = pending[:0]
-	}
+	outs.Put(&pending)
 	return w.writeErr
 }

@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,7 +107,6 @@ func (e *Endpoint) Start() {
 func (e *Endpoint) Stop() {
 	e.sock.close()
 	e.group.Stop()
-	e.sock.release()
 }
 
 // Stats returns the counters.
@@ -140,10 +138,8 @@ func (e *Endpoint) Revoke(ag *Agreement) {
 	}
 }
 
-// receive is the goroutine of everything that arrives. It has a thread of its own, which waits in the kernel.
+// receive is the goroutine of everything that arrives.
 func (e *Endpoint) receive(ctx context.Context) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	stop := context.AfterFunc(ctx, e.sock.close)
 	defer stop()
 	b := tunnel.NewBatch()

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,16 +32,19 @@ type mmsg struct {
 	_   [4]byte
 }
 
-// socket is one UDP socket with batched system calls. It blocks: a thread that waits in recvmmsg costs less than the poller.
-// Local addresses are kept, so that an answer leaves from where the question came to. Datagrams are not fragmented: what is
+// socket is one UDP socket with batched system calls. Waiting is the runtime poller's; short calls are made without telling
+// the scheduler, whose bookkeeping costs more than they do at the rate of voice. Local addresses are kept, so that an answer leaves from where the question came to. Datagrams are not fragmented: what is
 // too large for the path is lost, which is how clients find the MTU (§7).
 type socket struct {
-	fd     int
-	v6     bool
-	addr   netip.AddrPort
-	closed atomic.Bool
-	noGSO  atomic.Bool
+	file  *os.File
+	raw   syscall.RawConn
+	v6    bool
+	addr  netip.AddrPort
+	noGSO atomic.Bool
 
+	recv  func(fd uintptr) bool
+	n     int // results of recv
+	errno unix.Errno
 	msgs  [recvBatch]mmsg
 	iovs  [recvBatch]unix.Iovec
 	names [recvBatch]unix.RawSockaddrInet6
@@ -66,25 +71,33 @@ func listen(address string) (*socket, error) {
 	if s.v6 {
 		family = unix.AF_INET6
 	}
-	if s.fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil && s.v6 && ap.Addr().IsUnspecified() {
+	const kind = unix.SOCK_DGRAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	fd, err := unix.Socket(family, kind, 0)
+	if err != nil && s.v6 && ap.Addr().IsUnspecified() {
 		s.v6, ap = false, netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()) // a kernel without IPv6
-		s.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		fd, err = unix.Socket(unix.AF_INET, kind, 0)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("UDP socket: %w", err)
 	}
-	if err := s.setup(ap); err != nil {
-		unix.Close(s.fd)
+	if err := s.setup(fd, ap); err != nil {
+		unix.Close(fd)
 		return nil, fmt.Errorf("UDP socket %s: %w", address, err)
 	}
 	for i := range s.bufs {
 		s.bufs[i] = make([]byte, recvSize)
 	}
+	s.file = os.NewFile(uintptr(fd), "udp")
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		s.file.Close()
+		return nil, err
+	}
+	s.recv = s.receiveSome
 	return s, nil
 }
 
-func (s *socket) setup(ap netip.AddrPort) error {
-	set := func(level, opt, v int) error { return unix.SetsockoptInt(s.fd, level, opt, v) }
+func (s *socket) setup(fd int, ap netip.AddrPort) error {
+	set := func(level, opt, v int) error { return unix.SetsockoptInt(fd, level, opt, v) }
 	// What a kernel may lack is tried only.
 	if set(unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, sockBuf) != nil {
 		_ = set(unix.SOL_SOCKET, unix.SO_RCVBUF, sockBuf)
@@ -110,10 +123,10 @@ func (s *socket) setup(ap netip.AddrPort) error {
 	} else {
 		sa = &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
 	}
-	if err := unix.Bind(s.fd, sa); err != nil {
+	if err := unix.Bind(fd, sa); err != nil {
 		return err
 	}
-	got, err := unix.Getsockname(s.fd)
+	got, err := unix.Getsockname(fd)
 	if err != nil {
 		return err
 	}
@@ -126,15 +139,8 @@ func (s *socket) setup(ap netip.AddrPort) error {
 	return nil
 }
 
-// close wakes the receiver, which closes the descriptor when it returns from release.
-func (s *socket) close() {
-	if !s.closed.Swap(true) {
-		_ = unix.Shutdown(s.fd, unix.SHUT_RDWR) // reports that nothing is connected, and wakes the receiver all the same
-	}
-}
-
-// release frees the descriptor; nobody uses it any more.
-func (s *socket) release() { unix.Close(s.fd) }
+// close wakes the receiver.
+func (s *socket) close() { s.file.Close() }
 
 // inbound is one received datagram.
 type inbound struct {
@@ -155,16 +161,17 @@ func (s *socket) receive(f func(inbound)) error {
 		h.Control = &s.ctls[i][0]
 		h.SetControllen(ctlSize)
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.msgs[0])), recvBatch, unix.MSG_WAITFORONE, 0, 0)
-	if s.closed.Load() {
-		return net.ErrClosed
-	}
-	if errno != 0 {
-		if errno == unix.EINTR || errno == unix.EAGAIN {
-			return nil
+	s.n, s.errno = 0, 0
+	if err := s.raw.Read(s.recv); err != nil {
+		if errors.Is(err, os.ErrClosed) {
+			return net.ErrClosed
 		}
-		return errno
+		return err
 	}
+	if s.errno != 0 {
+		return s.errno
+	}
+	n := s.n
 	for i := range n {
 		m := &s.msgs[i]
 		d := inbound{b: s.bufs[i][:m.n], from: sockaddr(&s.names[i])}
@@ -180,6 +187,21 @@ func (s *socket) receive(f func(inbound)) error {
 		}
 	}
 	return nil
+}
+
+// receiveSome takes what is there, and reports false to wait.
+func (s *socket) receiveSome(fd uintptr) bool {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&s.msgs[0])), recvBatch, unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return false
+		default:
+			s.n, s.errno = int(n), errno
+			return true
+		}
+	}
 }
 
 func sockaddr(r *unix.RawSockaddrInet6) netip.AddrPort {
@@ -268,25 +290,43 @@ func (s *socket) sendSome(w *sender, out []outbound) {
 		h.Control = &w.ctls[i][0]
 		h.SetControllen(s.putControl(w.ctls[i][:], o))
 	}
-	for done := 0; done < len(out) && !s.closed.Load(); {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&w.msgs[done])), uintptr(len(out)-done), 0, 0, 0)
-		switch {
-		case errno == 0:
-			done += int(n)
-		case errno == unix.EINTR:
-		case errno == unix.EIO && len(out[done].segs) > 1:
-			s.noGSO.Store(true) // a device that cannot compute checksums: one by one from now on
-			s.sendSingly(w, out[done])
-			done++
-		default:
-			done++
+	done := 0
+	_ = s.raw.Write(func(fd uintptr) bool { // a full socket is waited for; a closed one loses the rest
+		for done < len(out) {
+			n, errno := sendmmsg(fd, w.msgs[done:len(out)], total)
+			switch {
+			case errno == 0:
+				done += n
+			case errno == unix.EINTR:
+			case errno == unix.EAGAIN:
+				return false
+			case errno == unix.EIO && len(out[done].segs) > 1:
+				s.noGSO.Store(true) // a device that cannot compute checksums: one by one from now on
+				s.sendSingly(fd, out[done])
+				done++
+			default:
+				done++
+			}
 		}
-	}
+		return true
+	})
 	clear(w.iovs[:total]) // keeps no buffer alive
 }
 
-// sendSingly sends the segments as separate messages. w.mu is held.
-func (s *socket) sendSingly(w *sender, o outbound) {
+// fewDatagrams is up to how many the kernel works so shortly that the scheduler need not be told.
+const fewDatagrams = 8
+
+func sendmmsg(fd uintptr, msgs []mmsg, datagrams int) (n int, errno unix.Errno) {
+	call := unix.Syscall6
+	if datagrams <= fewDatagrams {
+		call = unix.RawSyscall6
+	}
+	r, _, errno := call(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+	return int(r), errno
+}
+
+// sendSingly sends the segments as separate messages.
+func (s *socket) sendSingly(fd uintptr, o outbound) {
 	var ctl [ctlSize]byte
 	var name unix.RawSockaddrInet6
 	for _, seg := range o.segs {
@@ -300,7 +340,7 @@ func (s *socket) sendSingly(w *sender, o outbound) {
 		h.Name, h.Namelen = (*byte)(unsafe.Pointer(&name)), s.putAddr(&name, o.to)
 		h.Control = &ctl[0]
 		h.SetControllen(s.putControl(ctl[:], &one))
-		_, _, _ = unix.Syscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&h)), 0)
+		_, _, _ = unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&h)), 0)
 	}
 }
 

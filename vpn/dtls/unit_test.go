@@ -245,7 +245,7 @@ func FuzzDatagram(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Cleanup(func() { e.sock.close(); e.sock.release() })
+	f.Cleanup(e.sock.close)
 	for k, id := range map[Kind]uint16{Legacy: 0x0035, Resume: 0x009c, PSK: 0} {
 		ag := &Agreement{Kind: k, Suite: id, ID: [32]byte{byte(k)}, Secret: make([]byte, 48), Handler: newHandler()}
 		e.Agree(ag)

@@ -206,9 +206,9 @@ func (t *Table) makeRoom(who Identity, p *policy.Policy) error {
 			end(s, "device logged in again")
 		}
 	} else {
-		slices.SortStableFunc(mine, func(a, b *Session) int { return cmp.Compare(a.up(), b.up()) })
+		slices.SortStableFunc(mine, func(a, b *Session) int { return cmp.Compare(a.live(), b.live()) })
 		for _, s := range mine {
-			if len(mine)-ended >= limit && s.up() == 0 {
+			if len(mine)-ended >= limit && s.live() == 0 {
 				end(s, "replaced by a newer session")
 			}
 		}
@@ -222,11 +222,14 @@ func (t *Table) makeRoom(who Identity, p *policy.Policy) error {
 	return nil
 }
 
-// up is 1 while the session has a tunnel.
-func (s *Session) up() int {
+// fresh is how long a login is taken to be on its way to a tunnel.
+const fresh = 20 * time.Second
+
+// live is 1 while the session has a tunnel, or has just logged in to get one.
+func (s *Session) live() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state == Up {
+	if s.state == Up || s.state == Granted && time.Since(s.born) < fresh {
 		return 1
 	}
 	return 0
@@ -348,7 +351,7 @@ func (t *Table) Sessions() []Info {
 // CertificateFrom tells whether a session that logged in by certificate is up from this source.
 func (t *Table) CertificateFrom(a netip.Addr) bool {
 	for _, s := range t.all() {
-		if s.who.Method == "certificate" && s.who.Remote == a && s.up() == 1 {
+		if s.who.Method == "certificate" && s.who.Remote == a && s.live() == 1 {
 			return true
 		}
 	}

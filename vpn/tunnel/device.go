@@ -15,13 +15,12 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
 )
 
 // ErrNoRights says that this process may not make or configure a TUN device.
 var ErrNoRights = errors.New("no right to make a TUN device (needs /dev/net/tun and CAP_NET_ADMIN)")
 
-// Device is the part of wireguard's tun.Device that is used, so that tests can stand in.
+// Device is a TUN device; tests stand in. Wireguard's tun.Device satisfies it too.
 type Device interface {
 	// Read fills packets into bufs from offset on and reports their sizes.
 	Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
@@ -43,16 +42,14 @@ func Create(name string, nets []Network) (Device, error) {
 	for _, n := range nets {
 		mtu = max(mtu, n.MTU)
 	}
-	if _, err := os.Stat(clone); err != nil { // CreateTUN does not tell this apart
-		return nil, fmt.Errorf("TUN device %s: %w", name, rights(err))
-	}
-	dev, err := tun.CreateTUN(name, mtu)
+	dev, err := openTUN(name)
 	if err != nil {
 		return nil, fmt.Errorf("TUN device %s: %w", name, rights(err))
 	}
-	go discard(dev.Events())
-	if real, err := dev.Name(); err == nil {
-		name = real
+	name = dev.name
+	if err := setMTU(name, mtu); err != nil {
+		dev.Close()
+		return nil, err
 	}
 	if err := Configure(name, nets); err != nil {
 		dev.Close()
@@ -63,19 +60,27 @@ func Create(name string, nets []Network) (Device, error) {
 
 const clone = "/dev/net/tun"
 
-// discard reads the events of a device until it is closed, since its listener would wait for a reader for ever. It can neither
-// panic nor outlive the device.
-func discard(events <-chan tun.Event) {
-	for range events {
-	}
-}
-
 // rights marks errors that come of missing rights.
 func rights(err error) error {
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w: %w", ErrNoRights, err)
 	}
 	return err
+}
+
+// setMTU also bounds what the kernel joins, so that it can be cut into the buffers of one read.
+func setMTU(name string, mtu int) error {
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetMTU(link, mtu)
+	}
+	if err == nil {
+		err = netlink.LinkSetGSOMaxSegs(link, maxSegments)
+	}
+	if err != nil {
+		return fmt.Errorf("MTU of %s: %w", name, rights(err))
+	}
+	return nil
 }
 
 // Configure sets the device's addresses to those of nets, adding and removing, and takes it up. The route of each network

@@ -190,28 +190,19 @@ func (t *Tunnel) TooBig(pkt []byte, from netip.Addr, mtu int) {
 	}
 }
 
-// Batch collects packets on their way to the kernel. Its buffers have room behind them so that the device can join segments
-// of a connection into one large packet.
+// Batch collects packets on their way to the kernel.
 type Batch struct {
 	n    int
 	bufs [batchLen][]byte
 	room [batchLen][]byte
 }
 
-const (
-	batchLen = 64
-	// joinable buffers have room for a joined packet; the first ones of a burst are where joining starts.
-	joinable = 8
-)
+const batchLen = 64
 
 var batches = sync.Pool{New: func() any {
 	b := new(Batch)
 	for i := range b.room {
-		size := bufSize
-		if i < joinable {
-			size = Headroom + 1<<16
-		}
-		b.room[i] = make([]byte, size)
+		b.room[i] = make([]byte, bufSize)
 	}
 	return b
 }}
