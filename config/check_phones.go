@@ -62,7 +62,7 @@ func (c *checker) model(p *Phone, m PhoneModel, path string) {
 	if p.LSCKey.EC() && !m.ECCertificates {
 		c.bad(path+".lsc_key", "rsa2048", "model %s cannot use a certificate with an EC key", m.Model)
 	} else if p.LSCKey.EC() && p.Security == SecurityEncrypted {
-		c.note(path+".lsc_key", "rsa2048, if its file shall be encrypted", "encrypted device files need an RSA key: phone %s with %s gets a signed file instead", p.Device, p.LSCKey)
+		c.note(path+".lsc_key", "rsa2048", "an EC key cannot open the encrypted device file: phone %s with %s gets its file over HTTPS on port 6971 alone, and only if its firmware shows its certificate there, which no phone is known to do", p.Device, p.LSCKey)
 	}
 	c.modules(p, m, path)
 	lines := c.d.LinesOf(p.Device)
