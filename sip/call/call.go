@@ -180,6 +180,7 @@ func (c *Call) codecs() ([]sdp.Codec, int) {
 
 // withdrawAll ends the branches that still ring.
 func (c *Call) withdrawAll(headers ...sip.Header) {
+	c.m.quiet(c)
 	branches := c.branches
 	c.branches = nil
 	for _, l := range branches {
@@ -226,6 +227,7 @@ func (c *Call) ringing(l *Leg, code int) {
 	if c.caller == nil || !slices.Contains(c.branches, l) {
 		return
 	}
+	c.m.alert(c, l.Line)
 	security := min(c.caller.level(), l.level())
 	if !c.caller.waiting() {
 		c.caller.Show(l.identity(), security)
@@ -356,6 +358,7 @@ func (c *Call) failed(l *Leg, f failure) {
 	c.branches = slices.Delete(c.branches, i, i+1)
 	c.failures = append(c.failures, f)
 	if len(c.branches) == 0 {
+		c.m.quiet(c)
 		c.next()
 	}
 }

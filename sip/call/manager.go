@@ -87,6 +87,9 @@ type Options struct {
 
 	// Refer handles a transfer; nil refuses it.
 	Refer func(c *Call, l *Leg, r *Referral)
+	// Services handle the features that phones call by name (x-cisco-serviceuri-NAME-ARG). They are called in the goroutine of a
+	// call whose caller waits for what becomes of it. A name without handler is answered 503.
+	Services map[string]func(c *Call, arg string)
 	// Note adds to the boot record of a device; may be nil.
 	Note func(device, step, text string, failed bool)
 	// Ended is told about each call that is over, from the call's goroutine; may be nil.
@@ -131,6 +134,7 @@ type Manager struct {
 	stopped bool
 	dialogs map[dialogKey]*Leg
 	lines   map[string]int // calls that a line has
+	alerts  map[*Call]Alert
 	owners  map[*owner]*Info
 }
 
@@ -143,6 +147,7 @@ func New(o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opt: o, log: o.Log.With("component", "call"), dialogs: map[dialogKey]*Leg{}, lines: map[string]int{}, owners: map[*owner]*Info{},
+		alerts: map[*Call]Alert{},
 	}
 	song := media.Melody()
 	if len(o.Music) > 0 {
@@ -424,6 +429,9 @@ func (m *Manager) publish(o *owner) {
 func (m *Manager) gone(o *owner) {
 	m.mu.Lock()
 	delete(m.owners, o)
+	if c, ok := o.h.(*Call); ok {
+		delete(m.alerts, c)
+	}
 	m.mu.Unlock()
 }
 

@@ -302,11 +302,15 @@ func replace(o *owner, target, with *Leg) error {
 	return ErrNotReplaceable{503}
 }
 
-// service serves a phone's feature that is called like a number. Those that are not served yet answer 503, which phones show as
-// the feature not being available ("dialplan" §3 rule 7).
+// service serves a phone's feature that is called like a number. Those that are not served answer 503, which phones show as the
+// feature not being available ("dialplan" §3 rule 7).
 func (c *Call) service(u cisco.ServiceURI) {
 	if u.Name == "cfwdall" {
 		c.forwardAll(u.Arg)
+		return
+	}
+	if f := c.m.opt.Services[u.Name]; f != nil {
+		f(c, u.Arg)
 		return
 	}
 	c.log.Info("feature is not served", "line", c.from, "feature", u.Name)

@@ -36,6 +36,9 @@ type Line struct {
 	Ring      time.Duration
 	Voicemail string
 
+	// Pickup groups: those the line is in, those it may pick from, those its "other" key picks from.
+	MemberOf, MayPick, Other []int
+
 	rights map[string]bool
 	rules  [causes]config.Dest
 }
@@ -148,6 +151,7 @@ func (p *Plan) span(add func(config.Digits, string, string), span, kind, name st
 func compileLine(d *config.Document, l *config.Line) *Line {
 	c := &Line{
 		Number: string(l.Number), Name: l.CallerID.Name, Device: l.Phone, MaxCalls: l.MaxCalls, BusyAt: l.BusyAt,
+		MemberOf: l.Pickup.MemberOf, MayPick: l.Pickup.MayPick, Other: l.Pickup.Other,
 		Ring: time.Duration(l.RingSeconds) * time.Second, Voicemail: string(l.Voicemail), rights: map[string]bool{},
 		rules: [causes]config.Dest{Busy: l.OnBusy, NoAnswer: l.OnNoAnswer, Unreachable: l.OnUnreachable},
 	}

@@ -20,6 +20,7 @@ import (
 	"ringfence/config"
 	"ringfence/media"
 	"ringfence/sip/call"
+	"ringfence/sip/feature/pickup"
 	"ringfence/sip/feature/transfer"
 	"ringfence/sip/flow"
 	"ringfence/sip/plan"
@@ -153,7 +154,7 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 	var compiled *plan.Plan
 	o := call.Options{
 		Transactions: w.Layer, Bindings: w, State: w, Media: e, Plan: func() *plan.Plan { return compiled }, Address: Server,
-		Refer: transfer.Handle, SessionExpires: 1800 * time.Second,
+		Refer: transfer.Handle, Services: pickup.Services(), SessionExpires: 1800 * time.Second,
 		Ended: func(i call.Info) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

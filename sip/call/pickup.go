@@ -1,0 +1,138 @@
+package call
+
+import (
+	"slices"
+	"time"
+
+	"ringfence/sip/plan"
+	"ringfence/sip/sdp"
+)
+
+// Alert is a call that rings somewhere and may be picked up.
+type Alert struct {
+	Line   *plan.Line // that rings
+	Caller Identity
+	Since  time.Time
+
+	call *Call
+}
+
+// alert notes that a call rings; the first time counts.
+func (m *Manager) alert(c *Call, line *plan.Line) {
+	a := Alert{Line: line, Caller: c.caller.identity(), Since: time.Now(), call: c}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, ok := m.alerts[c]; ok && old.Line == line {
+		return
+	}
+	m.alerts[c] = a
+}
+
+// quiet notes that a call rings no more.
+func (m *Manager) quiet(c *Call) {
+	m.mu.Lock()
+	delete(m.alerts, c)
+	m.mu.Unlock()
+}
+
+// Alerts lists what rings, the oldest first.
+func (m *Manager) Alerts() []Alert {
+	m.mu.RLock()
+	list := make([]Alert, 0, len(m.alerts))
+	for _, a := range m.alerts {
+		list = append(list, a)
+	}
+	m.mu.RUnlock()
+	slices.SortFunc(list, func(a, b Alert) int { return a.Since.Compare(b.Since) })
+	return list
+}
+
+// Caller is the line that placed the call, and the plan by which it was routed.
+func (c *Call) Caller() (*plan.Line, *plan.Plan) { return c.caller.Line, c.plan }
+
+// Refuse ends the call with a code.
+func (c *Call) Refuse(code int) { c.refuse(code) }
+
+// PickUp takes the caller of this call to the call of an alert, which it answers in place of the phones that ring. If another
+// was faster, the next alert is tried, and after the last the caller is refused with 503, which phones show as there being
+// nothing to pick up ("sip-calls" §12).
+func (c *Call) PickUp(alerts []Alert) {
+	l := c.caller
+	if l == nil || !l.waiting() {
+		return
+	}
+	if len(alerts) == 0 {
+		c.refuse(503)
+		return
+	}
+	a := alerts[0]
+	c.caller, c.lent = nil, l
+	c.release(l)
+	c.waiting++
+	back := func(err error) {
+		c.waiting--
+		c.lent = nil
+		if err == nil {
+			return // the caller is the other call's now, and this one ends
+		}
+		c.adopt(l)
+		c.caller = l
+		c.PickUp(alerts[1:])
+	}
+	reply := func(err error) {
+		if c.send(message{run: func() { back(err) }, drop: func() { strand(l, err) }}) != nil {
+			strand(l, err)
+		}
+	}
+	if a.call.send(message{run: func() { reply(a.call.pickedUp(l, a.Line)) }, drop: func() { reply(errGone) }}) != nil {
+		back(errGone)
+	}
+}
+
+// pickedUp answers a ringing call with a leg that was not rung. It runs in the goroutine of the ringing call.
+func (c *Call) pickedUp(l *Leg, line *plan.Line) error {
+	if c.caller == nil || c.lent != nil || len(c.branches) == 0 || c.branches[0].Line != line || !l.waiting() {
+		return errGone
+	}
+	// Look before anything is changed: a pick-up that cannot work must not cost the caller its call.
+	common := l.m.opt.Codecs
+	if l.offer != nil {
+		common = sdp.Common(common, l.can)
+	}
+	theirs, _ := c.codecs()
+	if common = sdp.Common(theirs, common); len(common) == 0 {
+		return sdp.ErrNoCodec
+	}
+	body, err := l.prepare(common[0], 0)
+	if err != nil {
+		return err
+	}
+	c.adopt(l)
+	c.withdrawAll(elsewhere())
+	c.callee = l
+	c.talking = time.Now()
+	answer := func() {
+		l.peer, l.security = c.caller.identity(), min(c.caller.level(), l.level())
+		l.accept(body)
+	}
+	if !c.caller.waiting() {
+		answer()
+		c.join()
+		return nil
+	}
+	body2, err := c.caller.prepare(common[0], 0)
+	if err != nil {
+		c.callee = nil
+		l.reject(488)
+		c.refuse(488)
+		return nil
+	}
+	answer()
+	c.caller.peer, c.caller.security = l.identity(), min(c.caller.level(), l.level())
+	c.caller.accept(body2)
+	c.bridge(c.caller, l)
+	c.audio()
+	l.Show(l.peer, min(c.caller.level(), l.level()))
+	c.log.Info("call picked up", "line", l.Line.Number, "phone", l.Device, "took", time.Since(c.started))
+	return nil
+}
