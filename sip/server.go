@@ -152,10 +152,7 @@ func New(o Options) (*Server, error) {
 }
 
 // Reload makes a changed configuration count: Accounts answers by it already.
-func (s *Server) Reload() {
-	s.reg.Reload()
-	s.state.Reload()
-}
+func (s *Server) Reload() { s.state.Reload() }
 
 func (s *Server) hasLeg(line, leg string) bool {
 	k, ok := s.calls.(LegKeeper)

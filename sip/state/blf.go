@@ -100,8 +100,10 @@ func (s *State) watched(info registrar.DeviceInfo, line string) []string {
 	return out
 }
 
-// Reload sends the initial state again to devices whose keys are declared otherwise now.
+// Reload makes a changed configuration count: registrations of what is no more are ended, lines added, and devices whose lines
+// or keys are declared otherwise now get their initial state again.
 func (s *State) Reload() {
+	s.opt.Registrar.Reload()
 	s.mu.Lock()
 	all := make(map[string]*device, len(s.devices))
 	for name, d := range s.devices {
