@@ -214,7 +214,7 @@ func TestNotices(t *testing.T) {
 		{"no gateway", minimal + "vpn: {policies: [{id: a, pool: 100.64.0.0/24}]}\nphones: [{device: SEP001122AA0002, model: 8851, vpn: a}]", "vpn.hosts is empty"},
 		{"no code", minimal + "pki: {lsc: {auth: code}}\nphones: [{device: SEP001122AA0002, model: 8851}]", "cannot enrol"},
 		{"code not used", minimal + "phones: [{device: SEP001122AA0002, model: 8851, capf_code: \"1234\"}]", "is not asked for"},
-		{"EC key", minimal + "phones: [{device: SEP001122AA0002, model: 8851, lsc_key: p256}]", "encrypted device files need an RSA key"},
+		{"EC key", minimal + "phones: [{device: SEP001122AA0002, model: 8851, lsc_key: p256}]", "an EC key cannot open the encrypted device file"},
 		{"other address", "node: {address: 192.0.2.10, listen: {tvs: 127.0.0.1:2445}}", "phones are told 192.0.2.10 but tvs listens on 127.0.0.1"},
 		{"pattern that matches nothing", minimal + "include: [\"none/*.yaml\"]", "test.yaml:2:11: no file matches none/*.yaml"},
 		{"odd ports", "node: {address: 192.0.2.10, listen: {tftp: 0.0.0.0:6969}}", "tftp 69"},
