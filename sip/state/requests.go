@@ -22,12 +22,6 @@ func event(req *sip.Request) string {
 	return strings.ToLower(strings.TrimSpace(kind))
 }
 
-// contentType returns the media type of a body.
-func contentType(req *sip.Request) string {
-	kind, _, _ := strings.Cut(transaction.Header(req, "Content-Type", "c"), ";")
-	return strings.ToLower(strings.TrimSpace(kind))
-}
-
 // Notify answers an unsolicited NOTIFY of a phone whose registration on this connection is alive: off-hook notices
 // (sip-state.md §3), results of our requests, everything else 489.
 func (s *State) Notify(tx *transaction.Server, id registrar.Identity) {
