@@ -3,8 +3,6 @@ package provision
 import (
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,7 +17,6 @@ import (
 	"ringfence/trust"
 	"ringfence/trust/enc"
 	"ringfence/trust/sgn"
-	"ringfence/trust/tlv"
 )
 
 // Files decides what each device gets. Its methods may be called from any goroutine.
@@ -34,6 +31,10 @@ type Files struct {
 	phones  map[string]*rendered // declared phones only
 	doc     *config.Document     // for which phones was last pruned
 	fetched map[string]ListFetch // declared phones only
+	given   map[string]fileGiven // declared phones only
+
+	publishing sync.Mutex // one list is published at a time
+	last       published  // valid when its Content is not empty
 }
 
 // rendered is the newest good set of a phone.
@@ -42,25 +43,17 @@ type rendered struct {
 	inputs   digest
 	set      *phonefile.Set // nil if there never was a good one
 	fault    error          // why the newest is not set
+	vpn      []string       // hashes of VPN certificates in it
 	certHash string
 	stub     []byte // for certHash; nil if not made yet
 }
-
-// ListFetch tells which trust list a phone fetched last.
-type ListFetch struct {
-	Hash    string    `json:"hash"` // SHA-256 of the file, hex
-	At      time.Time `json:"at"`
-	Current bool      `json:"-"` // whether it would get the same list now
-}
-
-const fetchBucket = "provision-lists"
 
 // NewFiles checks the options.
 func NewFiles(o Options) (*Files, error) {
 	switch {
 	case o.Doc == nil:
 		return nil, errors.New("provision: options without document")
-	case o.Trust.Entries == nil || o.Trust.ListSigner == nil || o.Trust.FileSigner == nil:
+	case o.Trust.Entries == nil || o.Trust.ListSigner == nil && o.Trust.ListSigners == nil || o.Trust.FileSigner == nil && o.Trust.FileSigners == nil:
 		return nil, errors.New("provision: options without signers")
 	}
 	if o.LSC == nil {
@@ -75,7 +68,7 @@ func NewFiles(o Options) (*Files, error) {
 	return &Files{
 		o: o, log: o.Log.With("component", "provision"), guard: newGuard(), cache: newCache(),
 		stamps: &stamps{local: o.Local, last: make(map[string]stamp)},
-		phones: make(map[string]*rendered), fetched: make(map[string]ListFetch),
+		phones: make(map[string]*rendered), fetched: make(map[string]ListFetch), given: make(map[string]fileGiven),
 	}, nil
 }
 
@@ -149,9 +142,14 @@ func (f *Files) make(doc *config.Document, phone *config.Phone, n name, r Reques
 	if err != nil {
 		return nil, "", err
 	}
+	var delivered func()
 	switch n.kind {
 	case kindConfig:
-		body, what, err = f.config(phone, p, n, r)
+		var full bool
+		body, what, full, err = f.config(phone, p, n, r)
+		if full && phone.VPN != "" {
+			delivered = func() { f.fileDelivered(n.device, p.vpn) }
+		}
 	case kindDial:
 		body, what, err = f.part(phone, n, r, p.set.Dial, "its dial template")
 	case kindKeys:
@@ -162,7 +160,7 @@ func (f *Files) make(doc *config.Document, phone *config.Phone, n name, r Reques
 	if err != nil {
 		return nil, what, err
 	}
-	return &File{Body: body}, what, nil
+	return &File{Body: body, delivered: delivered}, what, nil
 }
 
 // part serves a file without secrets, signed where the name says so.
@@ -177,18 +175,19 @@ func (f *Files) part(phone *config.Phone, n name, _ Request, content []byte, wha
 	return b, what + ", signed", err
 }
 
-// config serves the device file: the package comment says to whom in which form.
-func (f *Files) config(phone *config.Phone, p rendered, n name, r Request) ([]byte, string, error) {
+// config serves the device file: the package comment says to whom in which form. full tells it from the stub.
+func (f *Files) config(phone *config.Phone, p rendered, n name, r Request) (body []byte, what string, full bool, err error) {
 	lsc, why := f.sealTo(phone.Device)
 	encrypted := phone.Security != config.SecurityNonsecure
 	if n.sealed {
 		if lsc == nil {
-			return nil, "not found: " + why, ErrNotFound
+			return nil, "not found: " + why, false, ErrNotFound
 		}
 		b, err := f.seal(phone, n, p.set.Config, lsc)
-		return b, "its device file, sealed to its certificate", err
+		return b, "its device file, sealed to its certificate", true, err
 	}
-	content, what := p.set.Config, ""
+	content := p.set.Config
+	full = true
 	switch {
 	case !encrypted:
 		what = "its device file in clear, with its password (security: nonsecure)"
@@ -196,21 +195,21 @@ func (f *Files) config(phone *config.Phone, p rendered, n name, r Request) ([]by
 		what = "its device file, over its own certificate"
 	default:
 		certHash := ""
+		full = false
 		what = "the stub that makes it enrol: " + why
 		if lsc != nil {
 			certHash, what = trust.ConfigHash(lsc.Raw), "the stub that points to its sealed file"
 		}
-		var err error
 		if content, err = f.stub(phone.Device, p, certHash); err != nil {
-			return nil, "", err
+			return nil, "", false, err
 		}
 	}
 	// On 6971 the TLS certificate is the proof: the body is unsigned under both names (sgn.md).
 	if !n.signed || r.Transport == HTTPS {
-		return content, what, nil
+		return content, what, full, nil
 	}
-	b, err := f.sign(phone, n, content)
-	return b, what + ", signed", err
+	body, err = f.sign(phone, n, content)
+	return body, what + ", signed", full, err
 }
 
 // sealTo returns the certificate to which files of a device can be sealed, or why there is none.
@@ -239,7 +238,7 @@ func (f *Files) Due(device string) (reason string, due bool) {
 }
 
 func (f *Files) sign(phone *config.Phone, n name, content []byte) ([]byte, error) {
-	s, err := f.o.Trust.FileSigner(phone.Device)
+	s, err := f.fileSigner(phone.Device)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", n.text, err)
 	}
@@ -258,7 +257,7 @@ func (f *Files) sign(phone *config.Phone, n name, content []byte) ([]byte, error
 }
 
 func (f *Files) seal(phone *config.Phone, n name, content []byte, lsc *x509.Certificate) ([]byte, error) {
-	s, err := f.o.Trust.FileSigner(phone.Device)
+	s, err := f.fileSigner(phone.Device)
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", n.text, err)
 	}
@@ -282,103 +281,6 @@ func digestOf(phone *config.Phone) trust.Digest {
 		return trust.SHA512
 	}
 	return trust.SHA1
-}
-
-// listVersion chooses the version of a phone's own list.
-func listVersion(doc *config.Document, phone *config.Phone) tlv.Version {
-	switch doc.PKI.ITLVersion {
-	case config.ITL10:
-		return tlv.V10
-	case config.ITL11:
-		return tlv.V11
-	}
-	if m, ok := config.Model(phone.Model); ok && m.ECCertificates {
-		return tlv.V11
-	}
-	return tlv.V10
-}
-
-// list builds the trust list of a phone, or the general one that every model takes: version 1.0, SHA-1.
-func (f *Files) list(doc *config.Document, phone *config.Phone) ([]byte, string, error) {
-	l := tlv.List{Version: tlv.V10, Digest: trust.SHA1, Filename: tlv.ITLFile}
-	if phone != nil {
-		l.Version, l.Digest = listVersion(doc, phone), digestOf(phone)
-	}
-	s, err := f.o.Trust.ListSigner()
-	if err != nil {
-		return nil, "", fmt.Errorf("trust list: %w", err)
-	}
-	entries, err := f.o.Trust.Entries()
-	if err != nil {
-		return nil, "", fmt.Errorf("trust list: %w", err)
-	}
-	h := sha256.New()
-	for _, e := range entries {
-		h.Write([]byte{byte(e.Role)})
-		h.Write(e.Cert.Raw)
-		if l.Version == tlv.V10 && e.Cert.PublicKeyAlgorithm != x509.RSA {
-			continue
-		}
-		l.Entries = append(l.Entries, e)
-	}
-	k := cacheKey{name: tlv.ITLFile, signer: sha256.Sum256(s.Cert.Raw), hash: byte(l.Digest), version: byte(l.Version)}
-	h.Write(k.signer[:])
-	h.Sum(k.content[:0])
-	what := "the trust list, version " + l.Version.String()
-	// All variants of one content carry one time, so that it cannot go backwards when a phone changes its variant.
-	l.Time = f.stamps.at(tlv.ITLFile, k.content, f.o.Now())
-	k.at = l.Time.Unix()
-	if b, ok := f.cache.get(k); ok {
-		return b, what, nil
-	}
-	b, err := tlv.Build(l, s)
-	if err == nil {
-		f.cache.put(k, b)
-	}
-	return b, what, err
-}
-
-// FetchedList tells which trust list a phone fetched last.
-func (f *Files) FetchedList(device string) (ListFetch, bool) {
-	f.mu.Lock()
-	l, ok := f.fetched[device]
-	f.mu.Unlock()
-	if !ok && f.o.Local != nil {
-		if b, found := f.o.Local.Get(fetchBucket, device); found {
-			ok = json.Unmarshal(b, &l) == nil
-		}
-	}
-	if !ok {
-		return ListFetch{}, false
-	}
-	doc := f.o.Doc()
-	if phone, declared := doc.Phone(device); declared {
-		if b, _, err := f.list(doc, phone); err == nil {
-			l.Current = l.Hash == hashOf(b)
-		}
-	}
-	return l, true
-}
-
-func hashOf(b []byte) string {
-	h := sha256.Sum256(b)
-	return hex.EncodeToString(h[:])
-}
-
-func (f *Files) listDelivered(device string, body []byte) {
-	l := ListFetch{Hash: hashOf(body), At: f.o.Now().UTC().Truncate(time.Second)}
-	f.mu.Lock()
-	f.fetched[device] = l
-	f.mu.Unlock()
-	if f.o.Local == nil {
-		return
-	}
-	b, err := json.Marshal(l)
-	if err != nil {
-		f.log.Error("list fetch not kept", "phone", device, "err", err)
-		return
-	}
-	f.o.Local.Put(fetchBucket, device, b)
 }
 
 // Stamps are the version stamps of a phone's files, for service control (provisioning.md §1.3).
@@ -418,7 +320,10 @@ func (f *Files) render(doc *config.Document, device string) (rendered, error) {
 	if f.o.Appliances != nil {
 		in.Appliances = f.o.Appliances(doc)
 	}
-	inputs := digest(sha256.Sum256(fmt.Appendf(nil, "%q %q %v", in.Password, in.VPNHashes, in.Appliances)))
+	if f.o.AuthMode != nil {
+		in.AuthMode = f.o.AuthMode(device)
+	}
+	inputs := digest(sha256.Sum256(fmt.Appendf(nil, "%q %q %v %d", in.Password, in.VPNHashes, in.Appliances, in.AuthMode)))
 
 	f.mu.Lock()
 	f.pruneLocked(doc)
@@ -430,7 +335,7 @@ func (f *Files) render(doc *config.Document, device string) (rendered, error) {
 	}
 	f.mu.Unlock()
 
-	p := rendered{doc: doc, inputs: inputs}
+	p := rendered{doc: doc, inputs: inputs, vpn: in.VPNHashes}
 	set, err := phonefile.Render(in)
 	if err == nil {
 		if m, ok := config.Model(phone.Model); ok {
@@ -440,7 +345,7 @@ func (f *Files) render(doc *config.Document, device string) (rendered, error) {
 	if p.set = set; err != nil {
 		p.fault, p.set = err, nil
 		if last != nil {
-			p.set = last.set
+			p.set, p.vpn = last.set, last.vpn
 		}
 	}
 	f.mu.Lock()
@@ -496,6 +401,7 @@ func (f *Files) pruneLocked(doc *config.Document) {
 		if _, ok := doc.Phone(device); !ok {
 			delete(f.phones, device)
 			delete(f.fetched, device)
+			delete(f.given, device)
 		}
 	}
 }

@@ -21,6 +21,7 @@
 package provision
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -51,6 +52,18 @@ type Trust struct {
 	ListSigner func() (trust.Signer, error)
 	// FileSigner signs the files of a device: the RSA TFTP certificate that its list holds.
 	FileSigner func(device string) (trust.Signer, error)
+
+	// ListSigners and FileSigners take the place of the two above where certificates may change: the one in use first, then
+	// those that phones may know instead. A phone whose list does not name the first SAST gets its list signed by one that it
+	// names; its files are signed by the first certificate that its list names.
+	ListSigners func() ([]trust.Signer, error)
+	FileSigners func() ([]trust.Signer, error)
+}
+
+// State is the durable state of the appliance. Keys begin with "trust/".
+type State interface {
+	Get(key string) ([]byte, bool)
+	Write(ctx context.Context, set map[string][]byte, del ...string) error
 }
 
 // Local is the lazily written store of this appliance; *store.Local satisfies it.
@@ -74,6 +87,12 @@ type Options struct {
 	Offers phonefile.Features
 	Trust  Trust
 
+	// AuthMode is the <capfAuthMode> of a phone's file, so that it agrees with what CAPF will ask for. The document's when nil.
+	AuthMode func(device string) int
+
+	// State keeps what has to outlive a restart for certain: which list was published last, so that no later one locks phones
+	// out, and what each phone has fetched. May be nil: then this is known until the end of the process.
+	State State
 	// Local keeps who fetched which list and the time stamps of signed files over a restart. May be nil.
 	Local Local
 	// Note is the boot record. May be nil.

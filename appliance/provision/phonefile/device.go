@@ -246,7 +246,10 @@ func (p *phone) capf(w *writer) {
 		return
 	}
 	mode, ok := capfAuthModes[p.Doc.PKI.LSC.Auth]
-	if !ok {
+	switch {
+	case p.AuthMode != 0:
+		mode = p.AuthMode
+	case !ok:
 		mode = 2
 	}
 	w.num("capfAuthMode", mode)

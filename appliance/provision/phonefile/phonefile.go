@@ -60,6 +60,8 @@ type Input struct {
 	Appliances []Appliance
 	// Offers are the functions that the PBX has.
 	Offers Features
+	// AuthMode is the <capfAuthMode> that CAPF expects of this phone now; 0 is that of Doc.PKI.LSC.Auth.
+	AuthMode int
 }
 
 // Set is the files of one phone. Config holds the password; whether it may leave the appliance in clear is not decided
