@@ -354,10 +354,10 @@ func (h *handshake) onKeyExchange(body []byte) (handshakeState, error) {
 	if len(h.chain) > 0 {
 		return stateVerify, nil
 	}
-	return stateChangeCipher, h.verifyConnection()
+	return stateChangeCipher, nil
 }
 
-// onVerify checks that the client has the key of its certificate; only then is anybody asked about that.
+// onVerify checks that the client has the key of its certificate.
 func (h *handshake) onVerify(body []byte) (handshakeState, error) {
 	var m certificateVerify
 	if err := m.Unmarshal(h.version, body); err != nil {
@@ -378,7 +378,7 @@ func (h *handshake) onVerify(body []byte) (handshakeState, error) {
 	if err := rsa.VerifyPKCS1v15(pub, hash, sum, m.Signature); err != nil {
 		return 0, fault(alertDecryptError, "signature of the client: %w", err)
 	}
-	return stateChangeCipher, h.verifyConnection()
+	return stateChangeCipher, nil
 }
 
 func (h *handshake) verifyConnection() error {
@@ -417,13 +417,16 @@ func (h *handshake) onFinished(message, body []byte) (handshakeState, error) {
 	if h.resumed {
 		return stateDone, nil
 	}
-	if err := h.finish(); err != nil {
+	// Only now: who is asked about knows its key, and the client has nothing more to send, so that closing does not reset the
+	// connection and destroy the alert on its way.
+	if err := h.verifyConnection(); err != nil {
 		return 0, err
 	}
+	// Kept before our Finished is out: a client that reconnects at once shall find its session.
 	if asked := h.cfg.ClientAuth != tls.NoClientCert; h.keep && asked == (len(h.chain) > 0) {
 		h.cfg.Sessions.put(&session{id: h.session, version: h.version, suite: h.suite, master: h.master, chain: h.chain})
 	}
-	return stateDone, nil
+	return stateDone, h.finish()
 }
 
 // finish sends ChangeCipherSpec and Finished.
