@@ -38,6 +38,9 @@ type HTTPOptions struct {
 
 	// Certificate makes this the HTTPS server of port 6971: an EC certificate with role TFTP. Nil is plain HTTP.
 	Certificate func() (*tls.Certificate, error)
+	// CRL gives the list of revoked certificates, DER, which plain HTTP serves as /crl.der to whoever checks certificates. Nil:
+	// there is none.
+	CRL func(ctx context.Context) ([]byte, error)
 	// VerifyDevice checks a client certificate, if one is presented, and says whose it is. Nil: nobody's.
 	VerifyDevice func(cert *x509.Certificate, intermediates []*x509.Certificate) (device string, err error)
 }
@@ -207,6 +210,10 @@ func (s *HTTPServer) answer(w http.ResponseWriter, r *http.Request) {
 		s.short(w, http.StatusMethodNotAllowed, "method not allowed\n")
 		return
 	}
+	if r.URL.Path == crlPath && s.o.CRL != nil && s.transport == HTTP {
+		s.crl(w, r)
+		return
+	}
 	source, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		s.short(w, http.StatusNotFound, "not found\n")
@@ -232,6 +239,25 @@ func (s *HTTPServer) answer(w http.ResponseWriter, r *http.Request) {
 		file.Delivered()
 	} else {
 		file.Lost(sent)
+	}
+}
+
+// crlPath is where the list of revoked certificates stands.
+const crlPath = "/crl.der"
+
+// crl serves the list of revoked certificates. It is signed and public.
+func (s *HTTPServer) crl(w http.ResponseWriter, r *http.Request) {
+	der, err := s.o.CRL(r.Context())
+	if err != nil {
+		s.log.Error("CRL not made", "err", err)
+		s.short(w, http.StatusNotFound, "not found\n")
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/pkix-crl")
+	h.Set("Content-Length", strconv.Itoa(len(der)))
+	if r.Method != http.MethodHead {
+		s.send(w, der)
 	}
 }
 
