@@ -160,7 +160,8 @@ func TestRestart(t *testing.T) {
 	id := p.RegisterCallID()
 	m = conn.request("NOTIFY", p.Contact()).add("Event", "service-control").add("Subscription-State", "active")
 	m.with("text/plain", "action=check-version\r\nRegisterCallId={"+id+"}\r\nConfigVersionStamp={"+stamp+"}\r\nDialplanVersionStamp={a}\r\nSoftkeyVersionStamp={b}\r\n")
-	if res := conn.ask(m); res.status != 200 || !p.Registered() || p.ServiceControls() != 2 {
+	res := conn.ask(m)
+	if err := p.Wait(w.ctx(), func() bool { return p.ServiceControls() == 2 }); err != nil || res.status != 200 || !p.Registered() {
 		t.Errorf("check-version: %d, registered %v, obeyed %d", res.status, p.Registered(), p.ServiceControls())
 	}
 	w.noRefusals()
