@@ -78,36 +78,35 @@ func TestResumption(t *testing.T) {
 	id := phoneIdentity()
 	for _, tc := range []struct {
 		name   string
-		change func(cfg *Config, first, second *puppet)
+		auth   tls.ClientAuthType
+		cert   *tls.Certificate
+		change func(cfg *Config, second *puppet)
 		want   bool
 	}{
-		{"plain", func(*Config, *puppet, *puppet) {}, true},
-		{"in fragments", func(_ *Config, _, q *puppet) { q.fragment = 1 }, true},
-		{"with a certificate", func(cfg *Config, p, _ *puppet) { cfg.ClientAuth = tls.RequestClientCert; p.cert = &id }, true},
-		{"other suite offered as well", func(_ *Config, _, q *puppet) {
+		{"plain", tls.NoClientCert, nil, func(*Config, *puppet) {}, true},
+		{"in fragments", tls.NoClientCert, nil, func(_ *Config, q *puppet) { q.fragment = 1 }, true},
+		{"with a certificate", tls.RequestClientCert, &id, func(*Config, *puppet) {}, true},
+		{"no certificate when asked", tls.RequestClientCert, nil, func(*Config, *puppet) {}, false},
+		{"other suite offered as well", tls.NoClientCert, nil, func(_ *Config, q *puppet) {
 			q.suites = []uint16{tls.TLS_RSA_WITH_AES_256_CBC_SHA, tls.TLS_RSA_WITH_AES_128_CBC_SHA}
 		}, true},
-		{"suite no longer offered", func(_ *Config, _, q *puppet) { q.suites = []uint16{tls.TLS_RSA_WITH_AES_256_CBC_SHA} }, false},
-		{"other version", func(_ *Config, _, q *puppet) { q.version = tls.VersionTLS11 }, false},
-		{"no certificate when asked", func(cfg *Config, _, _ *puppet) { cfg.ClientAuth = tls.RequestClientCert }, false},
-		{"other id", func(_ *Config, _, q *puppet) { q.resume.id[0] ^= 1 }, false},
-		{"forgotten", func(cfg *Config, _, _ *puppet) { cfg.Sessions.Forget() }, false},
+		{"suite no longer offered", tls.NoClientCert, nil, func(_ *Config, q *puppet) { q.suites = []uint16{tls.TLS_RSA_WITH_AES_256_CBC_SHA} }, false},
+		{"other version", tls.NoClientCert, nil, func(_ *Config, q *puppet) { q.version = tls.VersionTLS11 }, false},
+		{"other id", tls.NoClientCert, nil, func(_ *Config, q *puppet) { q.resume.id[0] ^= 1 }, false},
+		{"forgotten", tls.NoClientCert, nil, func(cfg *Config, _ *puppet) { cfg.Sessions.Forget() }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := serverConfig()
-			cfg.Sessions = NewSessions(10, time.Minute)
+			cfg.Sessions, cfg.ClientAuth = NewSessions(10, time.Minute), tc.auth
 			p, s := newPipe(t, cfg)
-			q, r := newPipe(t, cfg)
-			if tc.name == "with a certificate" || tc.name == "no certificate when asked" {
-				tc.change(cfg, p, q)
-			}
+			p.cert = tc.cert
 			if err := p.handshake(); err != nil {
 				t.Fatal(err)
 			}
 			await(t, s.hands, "handshake")
+			q, r := newPipe(t, cfg)
 			q.resume = p.session()
-			q.resume.version = tls.VersionTLS10
-			tc.change(cfg, p, q)
+			tc.change(cfg, q)
 			if err := q.handshake(); err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +115,7 @@ func TestResumption(t *testing.T) {
 			if state.DidResume != tc.want || !state.HandshakeComplete {
 				t.Errorf("%+v", state)
 			}
-			if p.cert != nil && (len(state.PeerCertificates) != 1 || !state.PeerCertificates[0].Equal(id.Leaf)) {
+			if tc.cert != nil && (len(state.PeerCertificates) != 1 || !state.PeerCertificates[0].Equal(id.Leaf)) {
 				t.Errorf("certificates %v", state.PeerCertificates)
 			}
 			echoThrough(t, q, "a message")
