@@ -81,6 +81,26 @@ func (s *State) refresh(d *dialog, force bool) bool {
 	return true
 }
 
+// hold keeps NOTIFYs back until release: a phone must have its answer before it is told about what it asked for. It reports
+// whether release is to be called; if not, a NOTIFY is under way already.
+func (d *dialog) hold() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	held := !d.outstanding
+	d.outstanding = true
+	return held
+}
+
+// release lets NOTIFYs go and sends what is due.
+func (s *State) release(d *dialog, held, force bool) {
+	d.mu.Lock()
+	if held {
+		d.outstanding, d.again, d.force = false, false, false
+	}
+	d.mu.Unlock()
+	s.refresh(d, force)
+}
+
 func (d *dialog) left() string {
 	return fmt.Sprint(max(0, int(time.Until(d.until).Round(time.Second)/time.Second)))
 }
@@ -227,10 +247,10 @@ func (s *State) addLocked(d *dialog) {
 	}
 }
 
-// dropLocked ends a dialog without a word. s.mu is held.
-func (s *State) dropLocked(d *dialog) {
+// dropLocked ends a dialog without a word; true for the one call that did. s.mu is held.
+func (s *State) dropLocked(d *dialog) bool {
 	if d.closed.Swap(true) {
-		return
+		return false
 	}
 	if d.timer != nil {
 		d.timer.Stop()
@@ -245,10 +265,11 @@ func (s *State) dropLocked(d *dialog) {
 		delete(s.byKey, dialogKey{d.callID, d.from.Params.GetOr("tag", "")})
 		remove(s.byFlow, d.f.ID())
 	}
+	return true
 }
 
-func (s *State) drop(d *dialog) {
+func (s *State) drop(d *dialog) bool {
 	s.mu.Lock()
-	s.dropLocked(d)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	return s.dropLocked(d)
 }

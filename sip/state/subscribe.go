@@ -79,6 +79,7 @@ func (s *State) Subscribe(tx *transaction.Server, id registrar.Identity) {
 	d.from = &sip.FromHeader{DisplayName: from.DisplayName, Address: from.Address, Params: from.Params}
 	d.callID, d.cseq = req.CallID().Value(), 100
 	d.until = time.Now().Add(want)
+	held := d.hold()
 
 	s.mu.Lock()
 	if len(s.byFlow[f.ID()]) >= maxPerFlow || len(s.byKey) >= maxSubscriptions {
@@ -108,7 +109,7 @@ func (s *State) Subscribe(tx *transaction.Server, id registrar.Identity) {
 		s.finish(d, "timeout") // a poll: state once, then over
 		return
 	}
-	s.refresh(d, true)
+	s.release(d, held, true)
 }
 
 // watchable tells whether a number has a state at all. Phones ask for every number of their call lists.
@@ -175,14 +176,16 @@ func (s *State) prolong(d *dialog, want time.Duration) {
 	s.mu.Unlock()
 }
 
-// finish tells the end of a subscription and forgets it.
+// finish tells the end of a subscription and forgets it, once.
 func (s *State) finish(d *dialog, reason string) {
+	if !s.drop(d) {
+		return
+	}
 	d.mu.Lock()
 	_, kind, body := s.render(d)
 	req := d.requestLocked("terminated;reason=" + reason)
 	transaction.SetBody(req, kind, body)
 	d.mu.Unlock()
-	s.drop(d)
 	_, _ = s.opt.Transactions.Request(d.f, req, nil)
 }
 
@@ -226,7 +229,9 @@ func (s *State) Resubscribe(tx *transaction.Server) bool {
 		s.featureRequest(tx, d, want)
 		return true
 	}
-	s.prolong(d, want)
+	if want > 0 {
+		s.prolong(d, want)
+	}
 	s.accept(tx, d, want, nil)
 	if want == 0 {
 		s.finish(d, "timeout")
@@ -243,6 +248,7 @@ func (s *State) featureRequest(tx *transaction.Server, d *dialog, want time.Dura
 		tx.Answer(489)
 		return
 	}
+	held := d.hold()
 	ctx, cancel := context.WithTimeout(context.Background(), settingTime)
 	defer cancel()
 	var err error
@@ -260,15 +266,21 @@ func (s *State) featureRequest(tx *transaction.Server, d *dialog, want time.Dura
 		err = s.SetForward(ctx, d.number, target, ByPhone)
 	default:
 		tx.Answer(489)
+		s.release(d, held, false)
 		return
 	}
 	if err != nil {
 		tx.Answer(403)
-		return
+	} else {
+		if want > 0 {
+			s.prolong(d, want)
+		}
+		s.accept(tx, d, want, answer.Marshal())
 	}
-	s.prolong(d, want)
-	s.accept(tx, d, want, answer.Marshal())
-	s.refresh(d, false)
+	s.release(d, held, false)
+	if want == 0 {
+		s.finish(d, "timeout")
+	}
 }
 
 // featureBody is what a feature subscription shows: both events at first, then the one that changed.
