@@ -170,7 +170,11 @@ func TestOneBytePerRecordIsRead(t *testing.T) {
 
 // 200 clients that stall in every way there is; a phone is served as if they were not there.
 func TestStalledClientsHoldNobodyUp(t *testing.T) {
-	b := serve(t, install(P256), func(o *Options) { o.MaxConnsPerAddress = 1000 })
+	b := serve(t, install(P256), func(o *Options) {
+		o.MaxConnsPerAddress = 1000
+		o.Timeouts.Handshake = time.Minute // the stalled stay stalled on a slow machine too
+		o.Timeouts.Auth = time.Minute
+	})
 	key, err := GenerateKey(P256)
 	if err != nil {
 		t.Fatal(err)
