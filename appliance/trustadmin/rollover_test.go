@@ -501,3 +501,7 @@ func TestVPNHashesComeBeforeTheCertificate(t *testing.T) {
 		t.Errorf("hashes %v, stage %q", got, w.ca.Stage(pki.RoleVPN))
 	}
 }
+
+func requestFor(name string) provision.Request {
+	return provision.Request{Name: name, Transport: provision.HTTP, Source: loopback}
+}
