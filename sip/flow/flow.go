@@ -22,6 +22,9 @@
 // only after a well-formed message from that address, and ends when idle. Malformed messages whose extent is certain are
 // answered with 400 (when they are requests) and skipped, a few times per connection; otherwise the connection is closed.
 //
+// Of sipgo only the parser and its types are used: its process-wide variables (UDPMTUSize, the timers, the idle mode of
+// connections) have no effect here.
+//
 // Left out: WebSocket, SCTP.
 package flow
 
