@@ -36,7 +36,6 @@ package legacytls
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -155,15 +154,4 @@ func certificateOf(t *tls.Config) func(*tls.ClientHelloInfo) (*tls.Certificate, 
 		}
 		return nil, errors.New("no RSA certificate")
 	}
-}
-
-// leaf parses the certificate that a server or client shows first.
-func leaf(c *tls.Certificate) (*x509.Certificate, error) {
-	if c.Leaf != nil {
-		return c.Leaf, nil
-	}
-	if len(c.Certificate) == 0 {
-		return nil, errors.New("no certificate")
-	}
-	return x509.ParseCertificate(c.Certificate[0])
 }

@@ -29,6 +29,7 @@ func openPremaster(d crypto.Decrypter, encrypted []byte, version uint16) (premas
 	premaster = make([]byte, premasterLen)
 	_, _ = rand.Read(premaster) // never fails (crypto/rand)
 	// With a length given, bad padding gives random bytes and no error (crypto/rsa).
+	//lint:ignore SA1019 this padding is what RSA key exchange has
 	got, err := d.Decrypt(rand.Reader, encrypted, &rsa.PKCS1v15DecryptOptions{SessionKeyLen: premasterLen})
 	if err == nil && len(got) != premasterLen {
 		err = fmt.Errorf("%d bytes", len(got))

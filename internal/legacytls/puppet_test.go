@@ -43,17 +43,16 @@ type puppet struct {
 	hello       func(*clientHello)
 
 	// Of the handshake.
-	agreed     serverHello
-	hashes     *transcript
-	random     [32]byte
-	master     []byte
-	sealer     *cbc.Sealer
-	opener     *cbc.Opener
-	out, in    uint64
-	buf        []byte
-	peer       *rsa.PublicKey
-	requested  bool
-	lastRecord byte
+	agreed    serverHello
+	hashes    *transcript
+	random    [32]byte
+	master    []byte
+	sealer    *cbc.Sealer
+	opener    *cbc.Opener
+	out, in   uint64
+	buf       []byte
+	peer      *rsa.PublicKey
+	requested bool
 }
 
 // errAlert is an alert that the server sent.
@@ -290,6 +289,7 @@ func (p *puppet) keys() error {
 }
 
 func encryptPremaster(pub *rsa.PublicKey, premaster []byte) []byte {
+	//lint:ignore SA1019 this padding is what RSA key exchange has
 	b, err := rsa.EncryptPKCS1v15(rand.Reader, pub, premaster)
 	if err != nil {
 		panic(err)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"ringfence/internal/legacytls"
 	"ringfence/internal/netlimit"
 	"ringfence/internal/task"
 	"ringfence/trust"
@@ -25,6 +26,9 @@ type Options struct {
 	// depend on the peer being up. A ttl of 0 is DefaultTTL.
 	Lookup func(der []byte) (roles []trust.Role, ttl time.Duration, ok bool)
 
+	// Legacy also serves phones that know nothing newer than TLS 1.0 with RSA key exchange (7900 series and older).
+	Legacy bool
+
 	Limits netlimit.Limits
 	Idle   time.Duration // for the handshake, and for the next request; 10 s when 0
 	Log    *slog.Logger  // may be nil
@@ -34,9 +38,10 @@ type Options struct {
 
 // Server answers phones.
 type Server struct {
-	o    Options
-	log  *slog.Logger
-	addr net.Addr
+	o      Options
+	legacy *legacytls.Config // nil: not served
+	log    *slog.Logger
+	addr   net.Addr
 
 	mu      sync.Mutex
 	ln      *netlimit.Listener
@@ -67,7 +72,11 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tvs: %w", err)
 	}
-	return &Server{o: o, ln: ln, addr: ln.Addr(), log: o.Log.With("component", "tvs", "listener", ln.Addr().String())}, nil
+	s := &Server{o: o, ln: ln, addr: ln.Addr(), log: o.Log.With("component", "tvs", "listener", ln.Addr().String())}
+	if o.Legacy {
+		s.legacy = &legacytls.Config{Sessions: legacytls.NewSessions(0, 0)}
+	}
+	return s, nil
 }
 
 // Addr is the address of the listener.
@@ -140,19 +149,28 @@ func (s *Server) accept(ln net.Listener, group *task.Group) error {
 		group.Go("tvs connection", func(ctx context.Context) {
 			stop := context.AfterFunc(ctx, func() { c.Close() })
 			defer stop()
-			s.serve(c)
+			s.serve(ctx, c)
 		}, func(error) { c.Close() })
 	}
 }
 
 // serve answers requests on one connection until it is idle too long or says something malformed. The handshake runs here
 // and not in the accept loop: a phone that never starts it must not stop the others (tvs.md §4).
-func (s *Server) serve(raw net.Conn) {
+func (s *Server) serve(ctx context.Context, raw net.Conn) {
 	log := s.log.With("peer", raw.RemoteAddr().String())
-	c := tls.Server(raw, s.o.TLS)
+	// The deadline covers the handshake or a whole request, however slowly it comes.
+	if err := raw.SetDeadline(time.Now().Add(s.o.Idle)); err != nil {
+		return
+	}
+	c, err := legacytls.Accept(ctx, raw, s.o.TLS, s.legacy)
+	if err != nil {
+		if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+			log.Info("handshake", "err", err)
+		}
+		return
+	}
 	defer c.Close()
 	for {
-		// The deadline covers the handshake or a whole request, however slowly it comes.
 		if err := c.SetDeadline(time.Now().Add(s.o.Idle)); err != nil {
 			return
 		}
