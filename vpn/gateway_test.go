@@ -369,19 +369,37 @@ func TestConnectWithoutLogin(t *testing.T) {
 }
 
 func TestOldPhone(t *testing.T) {
-	old := func(l *lab) phoneclient.Options {
+	old := func(l *lab, version uint16) phoneclient.Options {
 		o := l.phone(phone)
-		o.Old = true
+		o.Old, o.MaxTLS, o.Certificate = true, version, oldCert()
 		return o
 	}
 	l := newLab(t)
-	if _, err := phoneclient.Dial(t.Context(), old(l)); err == nil {
+	if _, err := phoneclient.Dial(t.Context(), old(l, tls.VersionTLS12)); err == nil {
 		t.Error("served without legacy")
 	}
 	l = newLab(t, func(o *vpn.Options) { o.Legacy = true })
-	c := dial(t, old(l))
-	if st := c.Info().TLS; st.CipherSuite != tls.TLS_RSA_WITH_AES_256_CBC_SHA && st.CipherSuite != tls.TLS_RSA_WITH_AES_128_CBC_SHA {
-		t.Errorf("cipher %s", tls.CipherSuiteName(st.CipherSuite))
+	for _, v := range []uint16{tls.VersionTLS10, tls.VersionTLS11, tls.VersionTLS12} {
+		t.Run(tls.VersionName(v), func(t *testing.T) {
+			c := dial(t, old(l, v))
+			if st := c.Info().TLS; st.Version != v || st.CipherSuite != tls.TLS_RSA_WITH_AES_256_CBC_SHA && st.CipherSuite != tls.TLS_RSA_WITH_AES_128_CBC_SHA {
+				t.Errorf("%s %s", tls.VersionName(st.Version), tls.CipherSuiteName(st.CipherSuite))
+			}
+			until(t, "session up", func() bool { return stateOf(l, phone) == "up" })
+			up := udp4(c.Address().String(), "10.77.0.1", 20000, 16384, 700)
+			_ = c.WritePacket(up)
+			if got := l.dev.next(t); !bytes.Equal(got, up) {
+				t.Errorf("the kernel got %x", got)
+			}
+			buf := make([]byte, 2000)
+			for n := range 20 { // each must be one record: the client is strict
+				down := udp4("192.0.2.1", c.Address().String(), 16384, 20000, 60*n)
+				l.dev.toClients <- down
+				if k, err := c.ReadPacket(buf); err != nil || !bytes.Equal(buf[:k], down) {
+					t.Fatalf("payload of %d: the phone got %d bytes, %v", 60*n, k, err)
+				}
+			}
+		})
 	}
 	if st := dial(t, l.phone("SEP001122AA0002")).Info().TLS; st.Version != tls.VersionTLS13 {
 		t.Errorf("a modern client got %s", tls.VersionName(st.Version))

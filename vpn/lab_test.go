@@ -74,6 +74,12 @@ var serverCert = sync.OnceValue(func() *tls.Certificate {
 	return testCA().issue("vpn.example.org", key, 24*time.Hour)
 })
 
+// oldCert is an LSC with an RSA key: old phones have no other.
+var oldCert = sync.OnceValue(func() *tls.Certificate {
+	key, _ := rsa.GenerateKey(rand.Reader, 2048)
+	return testCA().issue(phone, key, 24*time.Hour)
+})
+
 // pemFile writes certificate and key for openconnect.
 func pemFile(t *testing.T, c *tls.Certificate) string {
 	t.Helper()

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha1"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"ringfence/internal/legacytls"
 	"ringfence/vpn/session"
 )
 
@@ -31,7 +31,7 @@ const (
 type conn struct {
 	s     *Server
 	wire  *wire
-	tls   *tls.Conn
+	tls   legacytls.TLSConn
 	br    *bufio.Reader
 	limit io.LimitedReader
 	peer  netip.AddrPort
@@ -51,8 +51,8 @@ func (c *conn) serve(ctx context.Context) {
 	if cert := c.s.o.Certificate(); cert != nil && len(cert.Certificate) > 0 {
 		c.leaf = cert.Certificate[0]
 	}
-	c.tls = tls.Server(c.wire, c.s.hello.base)
-	if err := c.tls.HandshakeContext(ctx); err != nil {
+	var err error
+	if c.tls, err = legacytls.Accept(ctx, c.wire, c.s.hello.modern, c.s.hello.old); err != nil {
 		c.s.log.Debug("VPN TLS handshake", "peer", c.peer, "err", err)
 		return
 	}

@@ -43,9 +43,9 @@ func (c *conn) agreeUDP(s *session.Session, w wish) *offer {
 	var key []byte
 	exporter := false
 	for _, n := range w.legacyList {
-		if n == "PSK-NEGOTIATE" { // TLS 1.2 without extended master secret has no exporter
+		if _, modern := c.tls.(*tls.Conn); modern && n == "PSK-NEGOTIATE" {
 			k, err := st.ExportKeyingMaterial(exporterLabel, nil, 32)
-			key, exporter = k, err == nil
+			key, exporter = k, err == nil // TLS 1.2 without extended master secret has none
 		}
 	}
 	kind, id, name, ok := dtls.Choose(w.legacyList, w.dtls12List, exporter, openSSLNames[st.CipherSuite])

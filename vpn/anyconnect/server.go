@@ -6,7 +6,7 @@
 // HTTP is read by http.ReadRequest behind bounds and written by hand, since clients compare header names letter by letter.
 //
 // Left out: SSO, the multiple-certificate exchange, compression (never announced), TLS renegotiation (impossible in Go, never
-// announced). Clients limited to TLS 1.0 get each frame in two records, because crypto/tls splits CBC writes there.
+// announced).
 package anyconnect
 
 import (

@@ -3,15 +3,12 @@ package dtls
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha1"
-	"crypto/subtle"
 	"encoding/binary"
 	"errors"
-	"hash"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"ringfence/internal/legacytls/cbc"
 )
 
 // protection seals or opens the records of one direction. It is not safe for concurrent use.
@@ -42,11 +39,7 @@ func chacha(key []byte) (aeadMaker, error) { return chacha20poly1305.New(key) }
 
 func (s *suite) protect(k Kind, mac, key, iv []byte) (protection, error) {
 	if s.aead == nil {
-		b, err := aes.NewCipher(key)
-		if err != nil {
-			return nil, err
-		}
-		return &cbc{block: b, mac: hmac.New(constantTime, mac)}, nil
+		return newBlocks(mac, key)
 	}
 	a, err := s.aead(key)
 	if err != nil {
@@ -122,108 +115,41 @@ func (p *aead) open(dst []byte, r *record) ([]byte, error) {
 	return out, nil
 }
 
-// cbc is AES-CBC with HMAC-SHA1, MAC then encrypt, as TLS 1.1 does it (RFC 4346 §6.2.3.2).
+// blocks is AES-CBC with HMAC-SHA1, MAC then encrypt, as TLS 1.1 does it (RFC 4346 §6.2.3.2); the package cbc does the work and
+// says what it takes to do it without telling an attacker anything.
 //
 //	| header 13 | IV 16 | encrypted: payload | MAC 20 | padding 1..16 |
-type cbc struct {
-	block cipher.Block
-	mac   hash.Hash
-	head  [13]byte
+type blocks struct {
+	sealer  *cbc.Sealer
+	opener  *cbc.Opener
+	payload []byte // a copy, since sealing moves it
 }
 
-const block = aes.BlockSize
-
-func (p *cbc) room() (front, back int) { return block, sha1.Size + block }
-
-func (p *cbc) header(typ byte, version, epoch uint16, seq uint64, n int) []byte {
-	binary.BigEndian.PutUint64(p.head[:], uint64(epoch)<<48|seq)
-	p.head[8] = typ
-	binary.BigEndian.PutUint16(p.head[9:], version)
-	binary.BigEndian.PutUint16(p.head[11:], uint16(n))
-	return p.head[:]
-}
-
-func (p *cbc) seal(buf []byte, off, n int, typ byte, version, epoch uint16, seq uint64) ([]byte, error) {
-	start, iv := off-block-headerLen, buf[off-block:off]
-	if _, err := rand.Read(iv); err != nil {
+func newBlocks(mac, key []byte) (*blocks, error) {
+	s, err := cbc.NewSealer(key, mac, nil)
+	if err != nil {
 		return nil, err
 	}
-	p.mac.Reset()
-	p.mac.Write(p.header(typ, version, epoch, seq, n))
-	p.mac.Write(buf[off : off+n])
-	body := p.mac.Sum(buf[off : off+n])
-	pad := block - len(body)%block
-	for range pad {
-		body = append(body, byte(pad-1))
-	}
-	cipher.NewCBCEncrypter(p.block, iv).CryptBlocks(body, body)
-	putHeader(buf[start:], typ, version, epoch, seq, block+len(body))
-	return buf[start : off+len(body)], nil
+	o, err := cbc.NewOpener(key, mac, nil)
+	return &blocks{sealer: s, opener: o}, err
 }
 
-// open does the same work for good and bad padding, so that its time tells an attacker nothing (Lucky Thirteen): the padding
-// is judged without branches; the MAC is computed over as many bytes as the padding claims, with a last block of constant
-// time, and then over the rest, so that the number of hashed blocks is the same for all claims.
-func (p *cbc) open(_ []byte, r *record) ([]byte, error) {
-	if len(r.body)%block != 0 || len(r.body) < 2*block+block { // IV, and MAC with at least one byte of padding
+func (p *blocks) room() (front, back int) { return cbc.BlockSize, cbc.MACSize + cbc.BlockSize }
+
+func (p *blocks) seal(buf []byte, off, n int, typ byte, version, epoch uint16, seq uint64) ([]byte, error) {
+	start := off - cbc.BlockSize - headerLen
+	p.payload = append(p.payload[:0], buf[off:off+n]...)
+	h := cbc.Header{Sequence: uint64(epoch)<<48 | seq, Type: typ, Version: version}
+	body := p.sealer.Seal(buf[start+headerLen:start+headerLen], h, p.payload)
+	putHeader(buf[start:], typ, version, epoch, seq, len(body))
+	return buf[start : start+headerLen+len(body)], nil
+}
+
+func (p *blocks) open(_ []byte, r *record) ([]byte, error) {
+	h := cbc.Header{Sequence: uint64(r.epoch)<<48 | r.seq, Type: r.typ, Version: r.version}
+	payload, err := p.opener.Open(h, r.body)
+	if err != nil {
 		return nil, errBad
 	}
-	iv, body := r.body[:block], r.body[block:]
-	cipher.NewCBCDecrypter(p.block, iv).CryptBlocks(body, body)
-	pad, good := padding(body)
-	n := len(body) - pad - sha1.Size
-	// A claim that leaves no room for the MAC is bad; go on as if there were no padding.
-	short := int(uint32(n) >> 31)
-	good &= 1 - short
-	n = subtle.ConstantTimeSelect(short, 0, n)
-	p.mac.Reset()
-	p.mac.Write(p.header(r.typ, r.version, r.epoch, r.seq, n))
-	p.mac.Write(body[:n])
-	want := p.mac.Sum(nil)
-	p.mac.Write(body[n+sha1.Size:]) // the same number of blocks whatever the padding claims
-	got := body[n : n+sha1.Size]
-	if subtle.ConstantTimeCompare(got, want)&good != 1 {
-		return nil, errBad
-	}
-	return body[:n], nil
+	return payload, nil
 }
-
-// padding returns how many bytes of padding b claims, and 1 if they are all right. It looks at the same bytes whatever they
-// say.
-func padding(b []byte) (n, good int) {
-	last := b[len(b)-1]
-	n = int(last) + 1
-	look := min(256, len(b))
-	bad := byte(0)
-	for i := range look {
-		inside := byte(subtle.ConstantTimeLessOrEq(i+1, n)) // counted from the end
-		bad |= -inside & (b[len(b)-1-i] ^ last)
-	}
-	good = subtle.ConstantTimeByteEq(bad, 0) & subtle.ConstantTimeLessOrEq(n, len(b))
-	return subtle.ConstantTimeSelect(good, n, 1), good
-}
-
-// constantTime is SHA-1 whose Sum takes the same time for each length within a block.
-func constantTime() hash.Hash {
-	h := sha1.New()
-	if c, ok := h.(interface {
-		hash.Hash
-		ConstantTimeSum(b []byte) []byte
-	}); ok {
-		return steady{c}
-	}
-	return h
-}
-
-type steady struct {
-	c interface {
-		hash.Hash
-		ConstantTimeSum(b []byte) []byte
-	}
-}
-
-func (s steady) Write(b []byte) (int, error) { return s.c.Write(b) }
-func (s steady) Sum(b []byte) []byte         { return s.c.ConstantTimeSum(b) }
-func (s steady) Reset()                      { s.c.Reset() }
-func (s steady) Size() int                   { return s.c.Size() }
-func (s steady) BlockSize() int              { return s.c.BlockSize() }

@@ -105,25 +105,6 @@ func TestRecordsOfAllSuites(t *testing.T) {
 	}
 }
 
-func TestPaddingClaims(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		in      []byte
-		n, good int
-	}{
-		{"one byte", []byte{9, 9, 9, 0}, 1, 1},
-		{"four", []byte{3, 3, 3, 3}, 4, 1},
-		{"one wrong", []byte{3, 2, 3, 3}, 1, 0},
-		{"more than there is", []byte{9, 9, 9, 9}, 1, 0},
-		{"255 and its length", append(make([]byte, 40), bytes.Repeat([]byte{255}, 256)...), 256, 1},
-		{"255 with a fault at the far end", append(append(make([]byte, 41), 254), bytes.Repeat([]byte{255}, 254)...), 1, 0},
-	} {
-		if n, good := padding(c.in); n != c.n || good != c.good {
-			t.Errorf("%s: %d %d, want %d %d", c.name, n, good, c.n, c.good)
-		}
-	}
-}
-
 func TestChoose(t *testing.T) {
 	oc := []string{"PSK-NEGOTIATE", "OC-DTLS1_2-AES256-GCM", "DHE-RSA-AES256-SHA", "AES256-SHA", "AES128-SHA"}
 	oc12 := []string{"ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-GCM-SHA256", "DHE-RSA-AES256-SHA", "AES256-SHA"}

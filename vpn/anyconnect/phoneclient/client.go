@@ -82,6 +82,8 @@ type Options struct {
 	Hostname  string        // X-CSTP-Hostname; Device when empty
 	// Old makes the client offer what old firmware does: TLS 1.0 to 1.2 with RSA key exchange and CBC.
 	Old bool
+	// MaxTLS is the newest version that the client offers; 0 is the newest there is, or TLS 1.2 when Old.
+	MaxTLS uint16
 	// DPD overrides the interval that the server announces, when positive.
 	DPD time.Duration
 
@@ -168,6 +170,9 @@ func (o *Options) tlsConfig(t target) *tls.Config {
 	if o.Old {
 		c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS12
 		c.CipherSuites = []uint16{tls.TLS_RSA_WITH_AES_256_CBC_SHA, tls.TLS_RSA_WITH_AES_128_CBC_SHA}
+	}
+	if o.MaxTLS != 0 {
+		c.MaxVersion = o.MaxTLS
 	}
 	return c
 }
