@@ -6,8 +6,7 @@
 // Protocol version 3 is spoken; phones that answer version 2 are served with RSA keys. Nothing is known about a version 1.
 //
 // Left out: the commands of which only the name is known (ENCRYPT, DECRYPT, STATUS, ABORT, SIGN) and RETRY_LATER, whose
-// layout nobody has seen; they end the session when they arrive. Phones that know TLS 1.0 alone are served by crypto/tls,
-// which splits every message into two records; see Options.Legacy.
+// layout nobody has seen; they end the session when they arrive.
 package capf
 
 import (

@@ -64,7 +64,8 @@ func Dial(ctx context.Context, address string, verify func(server *x509.Certific
 	}
 	if maxVersion < tls.VersionTLS12 {
 		cfg.MinVersion = tls.VersionTLS10
-		cfg.CipherSuites = legacySuites
+		// RSA key exchange has to be asked for by name in crypto/tls.
+		cfg.CipherSuites = []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_AES_256_CBC_SHA}
 	}
 	d := tls.Dialer{Config: cfg}
 	c, err := d.DialContext(ctx, "tcp", address)

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ringfence/internal/legacytls"
 	"ringfence/internal/task"
 )
 
@@ -62,16 +63,8 @@ type Options struct {
 	// replaying recorded sessions, whose proofs are bound to theirs.
 	SessionID func() uint32
 
-	// Legacy allows TLS 1.0 and RSA key exchange, for phones that know nothing else (7900 series). crypto/tls splits each
-	// TLS 1.0 message into two records, which some of those phones do not survive.
+	// Legacy also serves phones that know nothing newer than TLS 1.0 with RSA key exchange (7900 series and older).
 	Legacy bool
-}
-
-// legacySuites are for TLS 1.0; RSA key exchange has to be asked for by name in crypto/tls.
-var legacySuites = []uint16{
-	tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-	tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA, tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA,
-	tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_CBC_SHA, tls.TLS_RSA_WITH_AES_128_CBC_SHA,
 }
 
 // Stats counts what a server has done since it was made.
@@ -92,6 +85,7 @@ type Server struct {
 	log     *slog.Logger
 	ln      net.Listener
 	tls     *tls.Config
+	legacy  *legacytls.Config // nil: not served
 	guesses *guesses
 
 	sessions, installed, idle, other, refused, lost, turned atomic.Uint64
@@ -133,8 +127,7 @@ func New(o Options) (*Server, error) {
 		DynamicRecordSizingDisabled: true,
 	}
 	if o.Legacy {
-		s.tls.MinVersion = tls.VersionTLS10
-		s.tls.CipherSuites = legacySuites
+		s.legacy = &legacytls.Config{Sessions: legacytls.NewSessions(0, 0)}
 	}
 	var err error
 	if s.ln, err = net.Listen("tcp", o.Address); err != nil {
@@ -269,9 +262,9 @@ func (s *Server) closeAll() {
 
 // serve does the handshake and the dialogue of one connection. Only this goroutine waits for its peer.
 func (s *Server) serve(ctx context.Context, raw net.Conn, peer netip.Addr) {
-	c := tls.Server(raw, s.tls)
 	raw.SetDeadline(time.Now().Add(s.opts.Timeouts.Handshake))
-	if err := c.HandshakeContext(ctx); err != nil {
+	c, err := legacytls.Accept(ctx, raw, s.tls, s.legacy)
+	if err != nil {
 		s.lost.Add(1)
 		s.log.Info("handshake", "peer", peer, "err", err)
 		return

@@ -130,21 +130,28 @@ func TestOneRecordPerMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := serve(t, install(RSA4096))
-	b.fake.cert = make([]byte, 1400) // more than a segment holds
-	raw, err := net.Dial("tcp", b.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	rec := &records{Conn: raw}
-	c := tls.Client(rec, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
-	client := &Client{Device: phone, GenerateKey: func(KeyKind) (crypto.Signer, error) { return key, nil }}
-	res, err := client.Run(t.Context(), c)
-	if err != nil || res.Reason != ReasonDone {
-		t.Fatalf("%+v, %v", res, err)
-	}
-	if rec.data != 4 {
-		t.Errorf("%d records, want 4", rec.data)
+	for _, cfg := range []*tls.Config{
+		{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12},
+		{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA}},
+	} {
+		t.Run(tls.VersionName(cfg.MaxVersion), func(t *testing.T) {
+			b := serve(t, install(RSA4096), func(o *Options) { o.Legacy = true })
+			b.fake.cert = make([]byte, 1400) // more than a segment holds
+			raw, err := net.Dial("tcp", b.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec := &records{Conn: raw}
+			c := tls.Client(rec, cfg)
+			client := &Client{Device: phone, GenerateKey: func(KeyKind) (crypto.Signer, error) { return key, nil }}
+			res, err := client.Run(t.Context(), c)
+			if err != nil || res.Reason != ReasonDone {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			if rec.data != 4 {
+				t.Errorf("%d records, want 4", rec.data)
+			}
+		})
 	}
 }
 
@@ -315,9 +322,13 @@ func TestTLSVersions(t *testing.T) {
 		{"1.3", false, &tls.Config{}, true},
 		{"1.2", false, &tls.Config{MaxVersion: tls.VersionTLS12}, true},
 		{"1.1", false, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, false},
+		{"1.0", false, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10,
+			CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA}}, false},
 		{"1.0, legacy", true, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10,
 			CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA}}, true},
+		{"1.2, RSA alone, legacy", true, &tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_256_CBC_SHA}}, true},
 		{"1.2, legacy", true, &tls.Config{MaxVersion: tls.VersionTLS12}, true},
+		{"1.3, legacy", true, &tls.Config{}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := serve(t, install(P256), func(o *Options) { o.Legacy = tc.legacy })
