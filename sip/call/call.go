@@ -86,6 +86,13 @@ func (c *Call) apply(d plan.Decision) {
 		c.ring(d.Line)
 	case plan.Service:
 		c.service(d.Service)
+	case plan.Special:
+		if f := c.m.opt.Numbers[d.Object.Kind]; f != nil {
+			f(c, d.Object)
+			return
+		}
+		c.log.Info("number is not served", "line", c.from, "dialled", c.dialled)
+		c.refuse(d.Code)
 	default:
 		last := d.Steps[len(d.Steps)-1]
 		c.log.Info("call refused", "line", c.from, "dialled", c.dialled, "code", d.Code, "rule", last.Rule, "why", last.Text)
@@ -410,6 +417,14 @@ func (c *Call) refer(l *Leg, r *Referral) {
 		return
 	}
 	c.m.opt.Refer(c, l, r)
+}
+
+func (c *Call) key(l *Leg, k *Key) {
+	if f := c.m.opt.Keys[k.Event.Event]; f != nil {
+		f(c, l, k)
+		return
+	}
+	k.Done(500)
 }
 
 // down: nothing is left of a leg.

@@ -362,6 +362,9 @@ func (l *Leg) Show(peer Identity, security int) {
 	}
 }
 
+// ShowAlone is Show for a party that talks with nobody but the server.
+func (l *Leg) ShowAlone(i Identity) { l.Show(i, l.level()) }
+
 // Reoffer asks the phone to go on with one of the given codecs.
 func (l *Leg) Reoffer(codecs []sdp.Codec) {
 	l.reoffer = codecs

@@ -23,7 +23,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +53,8 @@ type State interface {
 	DNDReject(device string) bool
 	Forward(line string) string
 	SetForward(ctx context.Context, line, target string, by state.Origin) error
+	SetSlot(number string, busy bool)
+	Push(b *registrar.Binding, done func(code int, err error), requests ...cisco.Request)
 }
 
 // SRTP is the policy for encrypted audio (the document's sip.srtp).
@@ -90,6 +91,12 @@ type Options struct {
 	// Services handle the features that phones call by name (x-cisco-serviceuri-NAME-ARG). They are called in the goroutine of a
 	// call whose caller waits for what becomes of it. A name without handler is answered 503.
 	Services map[string]func(c *Call, arg string)
+	// Numbers handle numbers that are no line's, likewise. A kind without handler is answered 503.
+	Numbers map[plan.ObjectKind]func(c *Call, o plan.Object)
+	// Keys handle softkeys that are pressed in a call, by their name, in the goroutine of the call. Others are answered 603.
+	Keys map[string]func(c *Call, l *Leg, k *Key)
+	// ReferServices handle transfers to a feature that is called by name, likewise. A name without handler is refused.
+	ReferServices map[string]func(c *Call, l *Leg, r *Referral, arg string)
 	// Note adds to the boot record of a device; may be nil.
 	Note func(device, step, text string, failed bool)
 	// Ended is told about each call that is over, from the call's goroutine; may be nil.
@@ -223,15 +230,8 @@ func (m *Manager) unacceptable(tx *transaction.Server) bool {
 
 // startCall gives a call its owner, if there is room for it.
 func (m *Manager) startCall(c *Call) bool {
-	c.owner = newOwner(m, "C"+strconv.FormatUint(m.ids.Add(1), 10), c)
 	c.started = time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.stopped || len(m.owners) >= m.opt.MaxCalls {
-		return false
-	}
-	m.owners[c.owner] = &Info{ID: c.id, Started: c.started, State: "calling"}
-	return true
+	return m.startOwner(&c.owner, c)
 }
 
 // InDialog takes a request with a To tag. It returns false if no leg has such a dialog. A request that does not come from the
@@ -466,3 +466,6 @@ func (m *Manager) Counts() (calls, dialogs, busyLines int) {
 	defer m.mu.RUnlock()
 	return len(m.owners), len(m.dialogs), len(m.lines)
 }
+
+// Address is the server's own, as it stands in identities that are nobody's.
+func (m *Manager) Address() netip.Addr { return m.opt.Address }

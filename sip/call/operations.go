@@ -150,6 +150,11 @@ func (c *Call) Route(l *Leg, number string) plan.Decision {
 	return c.plan.Route(plan.Query{From: l.Line.Number, Dialled: number}, moment{c.m})
 }
 
+// ReferService is what handles a transfer to a feature; nil if nothing does.
+func (c *Call) ReferService(name string) func(*Call, *Leg, *Referral, string) {
+	return c.m.opt.ReferServices[name]
+}
+
 // Find looks for another dialog of the phone of l. The tags of a Replaces header may be either way round: of a call that the
 // phone received, from-tag is ours.
 func (c *Call) Find(l *Leg, r *Replaces) *Leg {
@@ -171,6 +176,9 @@ func (c *Call) Redirect(l *Leg, d plan.Decision) {
 	}
 	c.apply(d)
 }
+
+// Leave gives up a leg whose phone is about to hang up; if it does not, we do.
+func (c *Call) Leave(l *Leg) { c.leave(l) }
 
 // leave gives up a leg whose phone is about to hang up.
 func (c *Call) leave(l *Leg) {
@@ -200,7 +208,8 @@ func (departing) canceled(*Leg)             {}
 func (departing) ended(*Leg)                {}
 func (departing) agreed(*Leg)               {}
 func (departing) held(*Leg)                 {}
-func (departing) refer(l *Leg, r *Referral) { r.Refuse(491) }
+func (departing) refer(_ *Leg, r *Referral) { r.Refuse(491) }
+func (departing) key(_ *Leg, k *Key)        { k.Done(500) }
 func (d departing) down(l *Leg)             { d.c.down(l) }
 func (d departing) info() Info              { return d.c.info() }
 func (departing) stop()                     {}
@@ -247,9 +256,7 @@ func (c *Call) Hand(l, target *Leg, done func(error)) {
 		done(err)
 	}
 	reply := func(err error) {
-		if c.send(message{run: func() { back(err) }, drop: func() { strand(keep, err) }}) != nil {
-			strand(keep, err)
-		}
+		c.insist(message{run: func() { back(err) }, drop: func() { strand(keep, err) }})
 	}
 	if err := o.send(message{run: func() { reply(replace(o, target, keep)) }, drop: func() { reply(ErrNotReplaceable{481}) }}); err != nil {
 		back(ErrNotReplaceable{503})

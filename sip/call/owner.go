@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"ringfence/internal/task"
 )
@@ -55,6 +56,7 @@ type handler interface {
 	agreed(l *Leg)             // the media of a leg was agreed anew
 	held(l *Leg)               // the phone has put the call on hold, or taken it back
 	refer(l *Leg, r *Referral) // the phone wants the call transferred
+	key(l *Leg, k *Key)        // a softkey was pressed
 	down(l *Leg)               // the leg is gone and no longer the owner's
 	info() Info                // for listings
 	stop()                     // the server stops, or the owner has failed: end everything
@@ -101,6 +103,17 @@ func (o *owner) send(m message) error {
 	o.mail = append(o.mail, m)
 	o.poke()
 	return nil
+}
+
+// insist is send for an answer that must arrive: while the inbox is full it is tried again, and if the owner has ended, drop is
+// called.
+func (o *owner) insist(m message) {
+	switch err := o.send(m); {
+	case errors.Is(err, errOwnerFull):
+		time.AfterFunc(100*time.Millisecond, func() { o.insist(m) })
+	case err != nil && m.drop != nil:
+		m.drop()
+	}
 }
 
 // run is the goroutine. It ends when no leg is left.
@@ -207,12 +220,13 @@ func (o *owner) release(l *Leg) {
 	l.h = frozen{}
 }
 
-// post adds an event to a leg's queue. It never blocks. f runs in the goroutine of whoever owns the leg then.
-func (l *Leg) post(f func()) {
+// post adds an event to a leg's queue. It never blocks. f runs in the goroutine of whoever owns the leg then; false if the leg
+// is gone.
+func (l *Leg) post(f func()) bool {
 	l.mu.Lock()
 	if l.gone {
 		l.mu.Unlock()
-		return
+		return false
 	}
 	if len(l.queue) < maxEvents {
 		l.queue = append(l.queue, f)
@@ -231,6 +245,7 @@ func (l *Leg) post(f func()) {
 		o, wake = l.owner, l.owner != nil && l.owner != o
 		l.mu.Unlock()
 	}
+	return true
 }
 
 // drain runs the events of a leg, if o owns it still; else they go to the one who does.
@@ -277,6 +292,7 @@ func (frozen) ended(*Leg)            {}
 func (frozen) agreed(*Leg)           {}
 func (frozen) held(*Leg)             {}
 func (frozen) refer(*Leg, *Referral) {}
+func (frozen) key(*Leg, *Key)        {}
 func (frozen) down(*Leg)             {}
 func (frozen) info() Info            { return Info{} }
 func (frozen) stop()                 {}

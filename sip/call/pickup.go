@@ -47,8 +47,16 @@ func (m *Manager) Alerts() []Alert {
 	return list
 }
 
-// Caller is the line that placed the call, and the plan by which it was routed.
-func (c *Call) Caller() (*plan.Line, *plan.Plan) { return c.caller.Line, c.plan }
+// Caller is the line of the calling party; nil if that has gone.
+func (c *Call) Caller() *plan.Line {
+	if c.caller == nil {
+		return nil
+	}
+	return c.caller.Line
+}
+
+// Plan is the plan by which the call is routed.
+func (c *Call) Plan() *plan.Plan { return c.plan }
 
 // Refuse ends the call with a code.
 func (c *Call) Refuse(code int) { c.refuse(code) }
@@ -80,9 +88,7 @@ func (c *Call) PickUp(alerts []Alert) {
 		c.PickUp(alerts[1:])
 	}
 	reply := func(err error) {
-		if c.send(message{run: func() { back(err) }, drop: func() { strand(l, err) }}) != nil {
-			strand(l, err)
-		}
+		c.insist(message{run: func() { back(err) }, drop: func() { strand(l, err) }})
 	}
 	if a.call.send(message{run: func() { reply(a.call.pickedUp(l, a.Line)) }, drop: func() { reply(errGone) }}) != nil {
 		back(errGone)

@@ -6,8 +6,9 @@
 // administrator. What changes while calls go on (forwards, do-not-disturb, registrations, number of calls) is asked of a State;
 // a reload makes a new Plan, and a running call keeps the one it began with.
 //
-// It leaves out what is not served yet: hunt groups, parking, paging, rooms, voicemail, built-in services, trunks. Whoever
-// dials one of these is answered 503; a rule that leads to one ends the call as if the rule were not there.
+// It leaves out trunks, and what groups, slots, rooms and services do: a number that stands for one of these is named (Special)
+// and served by whoever can, else answered 503. A rule that leads to something else than a line ends the call as if the rule
+// were not there.
 package plan
 
 import (
@@ -78,13 +79,31 @@ func (c Cause) code() int {
 // Plan is a compiled document.
 type Plan struct {
 	lines     map[string]*Line
-	numbers   map[string]object // every internal number that is no line
+	numbers   map[string]Object // every internal number that is no line
 	routes    []route
 	emergency map[string]bool
 }
 
-// object is a number that is known and not served yet.
-type object struct{ kind, name string }
+// Object is what a number stands for that is no line's.
+type Object struct {
+	Kind   ObjectKind
+	Name   string // of the thing: the lot of a slot, the name of a group
+	Number string
+}
+
+// ObjectKind is the kind of an Object.
+type ObjectKind string
+
+// Kinds of objects.
+const (
+	Group       ObjectKind = "group"
+	Page        ObjectKind = "page"
+	Intercom    ObjectKind = "intercom"
+	ParkSlot    ObjectKind = "park slot"
+	Room        ObjectKind = "room"
+	Built       ObjectKind = "service"
+	FeatureCode ObjectKind = "feature code"
+)
 
 type route struct {
 	match *config.Pattern
@@ -95,37 +114,37 @@ const rightInternal = "internal"
 
 // Compile compiles a document that has passed its checks.
 func Compile(d *config.Document) *Plan {
-	p := &Plan{lines: map[string]*Line{}, numbers: map[string]object{}, emergency: map[string]bool{}}
+	p := &Plan{lines: map[string]*Line{}, numbers: map[string]Object{}, emergency: map[string]bool{}}
 	for i := range d.Lines {
 		l := &d.Lines[i]
 		p.lines[string(l.Number)] = compileLine(d, l)
 	}
-	add := func(number config.Digits, kind, name string) {
+	add := func(number config.Digits, kind ObjectKind, name string) {
 		if _, ok := p.lines[string(number)]; number != "" && !ok {
-			p.numbers[string(number)] = object{kind, name}
+			p.numbers[string(number)] = Object{Kind: kind, Name: name}
 		}
 	}
 	for _, g := range d.Groups {
-		add(g.Number, "group", g.Name)
+		add(g.Number, Group, g.Name)
 	}
 	for _, g := range d.Paging {
-		add(g.Number, "page", g.Name)
+		add(g.Number, Page, g.Name)
 	}
 	for _, g := range d.Intercom {
-		add(g.Number, "intercom", "")
+		add(g.Number, Intercom, "")
 	}
 	for _, l := range d.Parking {
-		p.span(add, l.Slots, "park slot", l.ID)
+		p.span(add, l.Slots, ParkSlot, l.ID)
 	}
 	for _, r := range d.Rooms {
-		p.span(add, r.Range, "room", "")
+		p.span(add, r.Range, Room, "")
 	}
-	add(d.Services.Voicemail, "service", "voicemail")
-	add(d.Services.EchoTest, "service", "echo test")
-	add(d.Services.Time, "service", "time")
-	add(d.Services.Directory, "service", "directory")
+	add(d.Services.Voicemail, Built, "voicemail")
+	add(d.Services.EchoTest, Built, "echo test")
+	add(d.Services.Time, Built, "time")
+	add(d.Services.Directory, Built, "directory")
 	for name, code := range d.Services.Codes {
-		add(config.Digits(code), "feature code", name)
+		add(config.Digits(code), FeatureCode, name)
 	}
 	for _, n := range d.Numbering.Emergency {
 		p.emergency[string(n)] = true
@@ -138,7 +157,7 @@ func Compile(d *config.Document) *Plan {
 	return p
 }
 
-func (p *Plan) span(add func(config.Digits, string, string), span, kind, name string) {
+func (p *Plan) span(add func(config.Digits, ObjectKind, string), span string, kind ObjectKind, name string) {
 	numbers, err := config.NumberRange(span)
 	if err != nil {
 		return // the document's checks have refused it

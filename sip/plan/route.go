@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
+	"ringfence/config"
 	"ringfence/sip/cisco"
 )
 
@@ -19,6 +21,7 @@ const (
 	Reject  Kind = iota // tell the caller Code
 	Ring                // ring Line for Line.Ring
 	Service             // a feature called by a name of the product's own
+	Special             // a number that is no line: Object says what; Code is for whoever cannot serve it
 )
 
 // Diversion is one redirection on the way (RFC 5806).
@@ -49,6 +52,7 @@ type Decision struct {
 	Code       int // of Reject: 403, 404, 480, 486, 503
 	Line       *Line
 	Service    cisco.ServiceURI
+	Object     Object
 	Diversions []Diversion // newest first
 	Steps      []Step
 
@@ -113,7 +117,9 @@ func (p *Plan) toNumber(d *Decision, from *Line, number string, s State) {
 			d.reject(403, "rights", "%s may not call internal numbers", from.Number)
 			return
 		}
-		d.reject(503, "number", "%s is a %s, which is not served yet", number, strings.TrimSpace(o.kind+" "+o.name))
+		d.reject(503, "number", "%s is a %s", number, strings.TrimSpace(string(o.Kind)+" "+o.Name))
+		d.Kind, d.Object = Special, o
+		d.Object.Number = number
 		return
 	}
 	for _, r := range p.routes {
@@ -279,6 +285,43 @@ func (p *Plan) rule(d *Decision, l *Line, c Cause, reason string, s State) {
 	default:
 		d.reject(c.code(), name, "%s is not served yet, the call ends", dest)
 	}
+}
+
+// Send rings a line for a time, whatever its own rules are: in every case in which nobody answers, then follows. It is for what
+// comes back to somebody, as a parked call does.
+func (p *Plan) Send(number string, ring time.Duration, then config.Dest, s State) Decision {
+	var d Decision
+	l, ok := p.lines[number]
+	if !ok {
+		d.reject(480, "send", "%s is no line of the plan", number)
+		return d
+	}
+	l = l.with(then)
+	l.Ring = ring
+	d.step("send", "back to %s", number)
+	p.toLine(&d, l, s)
+	return d
+}
+
+// Follow sends a call to a destination on behalf of a line.
+func (p *Plan) Follow(number string, to config.Dest, s State) Decision {
+	var d Decision
+	l, ok := p.lines[number]
+	if !ok {
+		d.reject(480, "follow", "%s is no line of the plan", number)
+		return d
+	}
+	p.rule(&d, l.with(to), NoAnswer, NotAnswered, s)
+	return d
+}
+
+// with is the line with one destination for every cause.
+func (l *Line) with(to config.Dest) *Line {
+	c := *l
+	for i := range c.rules {
+		c.rules[i] = to
+	}
+	return &c
 }
 
 // Explain prints the decision chain without placing a call.

@@ -51,11 +51,9 @@ func share(a, b []int) bool {
 
 // number takes the call of an extension, else that of a group.
 func number(c *call.Call, arg string) {
-	if _, p := c.Caller(); p != nil {
-		if _, ok := p.Line(arg); ok {
-			pick(c, extension(arg))
-			return
-		}
+	if _, ok := c.Plan().Line(arg); ok {
+		pick(c, extension(arg))
+		return
 	}
 	n, err := strconv.Atoi(arg)
 	if err != nil {
@@ -67,7 +65,10 @@ func number(c *call.Call, arg string) {
 
 // pick takes the oldest call that the rule allows; the others stand by in case somebody is faster.
 func pick(c *call.Call, may rule) {
-	who, _ := c.Caller()
+	who := c.Caller()
+	if who == nil {
+		return
+	}
 	alerts := c.Manager().Alerts()
 	alerts = slices.DeleteFunc(alerts, func(a call.Alert) bool { return a.Line.Number == who.Number || !may(who, a.Line) })
 	c.PickUp(alerts)

@@ -166,7 +166,7 @@ func TestNothingRings(t *testing.T) {
 	})
 }
 
-// TestOldestFirst is DP-17; two pickers each get one, the third nothing.
+// TestOldestFirst is DP-17; of two who press at once one gets the call, the other nothing.
 func TestOldestFirst(t *testing.T) {
 	scene(t, func(t *testing.T, w *calltest.World) {
 		ada, ben, cleo, dan := w.Phone("301", "TCP"), w.Phone("302", "TCP", silent), w.Phone("303", "TCP"), w.Phone("304", "TCP")
@@ -174,8 +174,17 @@ func TestOldestFirst(t *testing.T) {
 		after(time.Second)
 		second := ada.Call("302")
 		after(time.Second)
-		var picks []*calltest.Talk
-		for range 3 {
+		third := cleo.Call("302") // finds the line busy, and rings nobody
+		after(time.Second)
+		if got := third.Get().Status; got != 486 {
+			t.Errorf("third caller got %d", got)
+		}
+		picks := []*calltest.Talk{cleo.Call("x-cisco-serviceuri-pickup")}
+		after(time.Second)
+		if first.Get().Status != 200 || second.Get().Status != 180 {
+			t.Errorf("callers got %d and %d", first.Get().Status, second.Get().Status)
+		}
+		for range 2 {
 			picks = append(picks, cleo.Call("x-cisco-serviceuri-pickup"))
 		}
 		after(time.Second)

@@ -8,7 +8,7 @@
 //	attended:  REFER Refer-To: <sip:303@...?Replaces=..> 202, far ends joined, BYE on the consulting leg, NOTIFY 200 OK
 //	early:     the same while 303 rings                  202, the consulting INVITE ends with 500, NOTIFY 200 OK
 //
-// It leaves out: recall when a blind transfer is not answered, transfer to park slots.
+// It leaves out: recall when a blind transfer is not answered. Transfer to a feature, a park slot say, is that feature's.
 package transfer
 
 import (
@@ -38,6 +38,12 @@ func blind(c *call.Call, l *call.Leg, r *call.Referral) {
 		return
 	}
 	d := c.Route(l, r.Target)
+	if d.Kind == plan.Service {
+		if f := c.ReferService(d.Service.Name); f != nil {
+			f(c, l, r, d.Service.Arg)
+			return
+		}
+	}
 	if d.Kind != plan.Ring {
 		// The call stays as it was: held, and usable.
 		r.Report(sipfrag(d))

@@ -11,6 +11,7 @@ import (
 	"github.com/emiago/sipgo/sip"
 
 	"ringfence/media"
+	"ringfence/sip/cisco"
 	"ringfence/sip/dialog"
 	"ringfence/sip/flow"
 	"ringfence/sip/registrar"
@@ -43,6 +44,8 @@ type Phone struct {
 	Plain bool // no UPDATE, no Cisco header: a phone of RFC 3261
 	// Audio is where it receives, when that is to be real.
 	Audio netip.AddrPort
+	// Deaf makes it refuse what the server pushes.
+	Deaf bool
 	// Model is what it calls itself.
 	Model string
 	// NoFallback keeps it from announcing X-cisco-srtp-fallback; Suites replaces the names of the suites it offers.
@@ -54,8 +57,71 @@ type Phone struct {
 	layer   *transaction.Layer
 	binding *registrar.Binding
 
-	mu    sync.Mutex
-	talks []*Talk
+	mu          sync.Mutex
+	talks       []*Talk
+	keys        []*Pressed
+	pushed      []string
+	pushedAlive []int // calls that it had when each push came
+}
+
+// Pressed is a softkey that was pressed, and what the server has told about it since.
+type Pressed struct {
+	Status  int
+	Reports []string // Subscription-State and body of NOTIFYs
+	d       *dialog.Dialog
+}
+
+// Press presses a softkey in a call.
+func (p *Phone) Press(event string, t *Talk, headers ...string) *Pressed {
+	x := t.Get()
+	return p.PressDialog(event, cisco.DialogID{CallID: x.D.CallID, LocalTag: x.D.Local.Tag, RemoteTag: x.D.Remote.Tag}, headers...)
+}
+
+// PressDialog presses a softkey for a call that is named.
+func (p *Phone) PressDialog(event string, id cisco.DialogID, headers ...string) *Pressed {
+	return p.PressEvent(cisco.SoftkeyEvent{Event: event, Dialog: id}, headers...)
+}
+
+// PressEvent sends a softkey event.
+func (p *Phone) PressEvent(ev cisco.SoftkeyEvent, headers ...string) *Pressed {
+	me, to := sip.Uri{Scheme: "sip", User: p.Number, Host: Server.String()}, sip.Uri{Scheme: "sip", Host: Server.String()}
+	k := &Pressed{d: dialog.Outgoing(transaction.NewCallID(p.flow), dialog.Party{URI: me, Tag: transaction.NewTag()}, dialog.Party{URI: to}, to)}
+	p.mu.Lock()
+	p.keys = append(p.keys, k)
+	req := k.d.Request(sip.REFER)
+	p.mu.Unlock()
+	p.dress(req)
+	req.AppendHeader(sip.NewHeader("Refer-To", "cid:3e940001@192.0.2.51"))
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		req.AppendHeader(sip.NewHeader(name, value))
+	}
+	body := (&cisco.Request{Softkey: &ev}).Marshal()
+	transaction.SetBody(req, cisco.TypeRequest, body)
+	if _, err := p.layer.Request(p.flow, req, func(res *sip.Response, err error) {
+		if err == nil && res.StatusCode >= 200 {
+			p.mu.Lock()
+			k.Status = res.StatusCode
+			p.mu.Unlock()
+		}
+	}); err != nil {
+		p.w.T.Error(err)
+	}
+	return k
+}
+
+// Told is a safe copy of what a key has led to.
+func (p *Phone) Told(k *Pressed) (status int, reports []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return k.Status, append([]string(nil), k.Reports...)
+}
+
+// Pushed is what the server has pushed, and how many calls the phone had each time.
+func (p *Phone) Pushed() ([]string, []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.pushed...), append([]int(nil), p.pushedAlive...)
 }
 
 // Talk is a dialog as the phone sees it.
@@ -584,6 +650,10 @@ func (p *Phone) request(tx *transaction.Server) {
 	}
 	t := p.find(req)
 	if t == nil {
+		if req.Method == sip.NOTIFY && p.told(req) {
+			tx.Answer(200)
+			return
+		}
 		tx.Answer(481)
 		return
 	}
@@ -629,6 +699,20 @@ func (p *Phone) request(tx *transaction.Server) {
 	if transferred && !p.Stay {
 		t.Bye()
 	}
+}
+
+// told takes a NOTIFY about a key.
+func (p *Phone) told(req *sip.Request) bool {
+	tag, _ := req.To().Params.Get("tag")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.keys {
+		if k.d.CallID == req.CallID().Value() && k.d.Local.Tag == tag {
+			k.Reports = append(k.Reports, transaction.Header(req, "Subscription-State")+" "+string(req.Body()))
+			return true
+		}
+	}
+	return false
 }
 
 // invited is a call for the phone.

@@ -20,8 +20,8 @@ import (
 	"ringfence/config"
 	"ringfence/media"
 	"ringfence/sip/call"
-	"ringfence/sip/feature/pickup"
-	"ringfence/sip/feature/transfer"
+	"ringfence/sip/cisco"
+	"ringfence/sip/feature"
 	"ringfence/sip/flow"
 	"ringfence/sip/plan"
 	"ringfence/sip/registrar"
@@ -107,6 +107,7 @@ type World struct {
 	ended  []call.Info
 	dnd    map[string]bool
 	fwd    map[string]string
+	slots  map[string]bool
 	flows  int
 }
 
@@ -146,7 +147,7 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 	t.Helper()
 	w := &World{
 		T: t, Engine: e, Doc: Lines(), sessions: e.Totals().Sessions, phones: map[string][]*Phone{}, byFlow: map[string]*Phone{},
-		legs: map[string]map[string]state.Phase{}, dnd: map[string]bool{}, fwd: map[string]string{},
+		legs: map[string]map[string]state.Phase{}, dnd: map[string]bool{}, fwd: map[string]string{}, slots: map[string]bool{},
 	}
 	w.Layer = transaction.New(transaction.Options{
 		OnRequest: w.request, OnAck: func(f flow.Flow, ack *sip.Request) { w.Manager.Ack(f, ack) },
@@ -154,7 +155,7 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 	var compiled *plan.Plan
 	o := call.Options{
 		Transactions: w.Layer, Bindings: w, State: w, Media: e, Plan: func() *plan.Plan { return compiled }, Address: Server,
-		Refer: transfer.Handle, Services: pickup.Services(), SessionExpires: 1800 * time.Second,
+		SessionExpires: 1800 * time.Second,
 		Ended: func(i call.Info) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -165,6 +166,11 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 	}
 	for _, f := range edit {
 		f(w.Doc, &o)
+	}
+	refer := o.Refer
+	feature.Install(&o, w.Doc, w.SetSlot, nil)
+	if refer != nil {
+		o.Refer = refer // a test's own
 	}
 	compiled = plan.Compile(w.Doc)
 	m, err := call.New(o)
@@ -199,11 +205,22 @@ func (w *World) request(tx *transaction.Server) {
 		return
 	}
 	p := w.phoneOf(tx.Flow())
-	if req.Method != sip.INVITE || p == nil {
-		tx.Answer(481)
+	if p == nil {
+		tx.Answer(403)
 		return
 	}
-	w.Manager.Invite(tx, registrar.Identity{Device: p.Device, Primary: p.Number, Line: p.Number, Binding: p.binding, Cisco: p.Device != ""})
+	id := registrar.Identity{Device: p.Device, Primary: p.Number, Line: p.Number, Binding: p.binding, Cisco: p.Device != ""}
+	switch req.Method {
+	case sip.INVITE:
+		w.Manager.Invite(tx, id)
+	case sip.REFER:
+		requests, choice, err := cisco.Requests(transaction.Header(req, "Content-Type"), req.Body())
+		if err != nil || !w.Manager.RemoteControl(tx, id, requests, choice) {
+			tx.Answer(603)
+		}
+	default:
+		tx.Answer(481)
+	}
 }
 
 func (w *World) phoneOf(f flow.Flow) *Phone {
@@ -270,6 +287,52 @@ func (w *World) SetForward(_ context.Context, line, target string, _ state.Origi
 	defer w.mu.Unlock()
 	w.fwd[line] = target
 	return nil
+}
+
+// SetSlot is call.State.
+func (w *World) SetSlot(number string, busy bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slots[number] = busy
+}
+
+// Slot tells whether a slot is shown as busy, and whether it is known at all.
+func (w *World) Slot(number string) (busy, known bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	busy, known = w.slots[number]
+	return
+}
+
+// Push is call.State: the phone takes it after a moment.
+func (w *World) Push(b *registrar.Binding, done func(int, error), requests ...cisco.Request) {
+	w.mu.Lock()
+	p := w.byFlow[b.Flow.ID()]
+	w.mu.Unlock()
+	time.AfterFunc(10*time.Millisecond, func() {
+		if p == nil || !b.Reachable() {
+			done(0, flow.ErrClosed)
+			return
+		}
+		code := 200
+		p.mu.Lock()
+		if p.Deaf {
+			code = 481
+		} else {
+			for _, r := range requests {
+				p.pushed = append(p.pushed, string(r.Marshal()))
+			}
+		}
+		alive := 0
+		for _, t := range p.talks {
+			if t.Ended == "" {
+				alive++
+			}
+		}
+		p.pushedAlive = append(p.pushedAlive, alive)
+		p.mu.Unlock()
+		done(code, nil)
+	})
 }
 
 // Phases are the changes of lamps so far, "302 ringing".
