@@ -58,14 +58,15 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 	if !l.TVS.Off() {
 		a.supervisor.Add(server("tvs", l.TVS, func(address string) (*tvs.Server, error) {
 			cert := a.roles.certificate(pki.RoleTVS)
-			return tvs.New(tvs.Options{Address: address, Lookup: a.roles.lookup, Log: a.log, Note: note,
+			return tvs.New(tvs.Options{Address: address, Lookup: a.roles.lookup, Log: a.log, Note: note, Legacy: l.Legacy("tvs"),
 				TLS: &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert() }}})
 		}))
 	}
 	if !l.CAPF.Off() {
 		enrolment := pki.NewEnrolment(a.ca, a.enrolment)
 		a.supervisor.Add(server("capf", l.CAPF, func(address string) (*capf.Server, error) {
-			return capf.New(capf.Options{Address: address, Certificate: a.roles.certificate(pki.RoleCAPF), Backend: enrolment, Log: a.log, Note: note})
+			return capf.New(capf.Options{Address: address, Certificate: a.roles.certificate(pki.RoleCAPF), Backend: enrolment, Log: a.log, Note: note,
+				Legacy: l.Legacy("capf")})
 		}))
 	}
 	if !l.ProvisionHTTP.Off() {
@@ -108,7 +109,7 @@ func (a *appliance) vpnService(note func(device, step, text string, failed bool)
 		Start: func(context.Context) error {
 			g, err := vpn.New(vpn.Options{
 				Log: a.log, Listen: node.Listen.VPN.String(), TUN: node.Tunnel.Device, Policies: vpn.PoliciesOf(a.doc().VPN),
-				Own: addresses(node.Address), Services: telephony(node), State: a.store, Note: note,
+				Own: addresses(node.Address), Services: telephony(node), State: a.store, Note: note, Legacy: node.Listen.Legacy("vpn"),
 				Certificate: func() *tls.Certificate {
 					c, err := cert()
 					if err != nil {
@@ -185,7 +186,7 @@ func (a *appliance) setupSIP() error {
 		at        config.Endpoint
 	}{{"TCP", l.SIPTCP}, {"TLS", l.SIPTLS}, {"UDP", l.SIPUDP}} {
 		if !x.at.Off() {
-			listen = append(listen, flow.Listen{Transport: x.transport, Addr: x.at.AddrPort})
+			listen = append(listen, flow.Listen{Transport: x.transport, Addr: x.at.AddrPort, Legacy: x.transport == "TLS" && l.Legacy("sip")})
 		}
 	}
 	var err error

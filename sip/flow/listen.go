@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ringfence/internal/legacytls"
 )
 
 // streamListener accepts TCP or TLS connections.
@@ -21,6 +23,7 @@ type streamListener struct {
 	m         *Manager
 	transport string
 	tls       *tls.Config
+	legacy    *legacytls.Config // nil: old phones are not served
 	closeOnce sync.Once
 
 	// Session ticket keys. The configuration is cloned for each connection, and a clone without keys makes its own, which no
@@ -61,31 +64,21 @@ func (m *Manager) bindStream(l Listen) error {
 	}
 	sl := &streamListener{Listener: ln, m: m, transport: l.Transport}
 	if l.Transport == "TLS" {
-		sl.tls = m.serverTLS(l.Legacy)
+		sl.tls = m.serverTLS()
+		if l.Legacy {
+			sl.legacy = &legacytls.Config{Sessions: legacytls.NewSessions(0, 0)}
+		}
 	}
 	m.streams = append(m.streams, sl)
 	return nil
 }
 
-// legacySuites are what 7900 series phones know (libraries.md "PKI and legacy TLS": naming suites and version on the listener
-// needs no process-wide setting).
-var legacySuites = []uint16{
-	tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-	tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA,
-	tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
-	tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_AES_256_CBC_SHA,
-}
-
 // serverTLS is the configuration of a TLS listener. Records are not split to warm up: phones take one record for one message.
-func (m *Manager) serverTLS(legacy bool) *tls.Config {
+func (m *Manager) serverTLS() *tls.Config {
 	c := &tls.Config{
 		MinVersion:                  tls.VersionTLS12,
 		DynamicRecordSizingDisabled: true,
 		GetCertificate:              func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.opt.Certificate() },
-	}
-	if legacy {
-		c.MinVersion, c.CipherSuites = tls.VersionTLS10, legacySuites
 	}
 	if m.opt.VerifyClient == nil {
 		return c
@@ -132,7 +125,7 @@ func (l *streamListener) accept(ctx context.Context) {
 			conn.Close()
 			continue
 		}
-		l.m.tasks.Go("sip flow", func(context.Context) { l.m.run(l.transport, conn, l.tls, true) }, func(err error) {
+		l.m.tasks.Go("sip flow", func(context.Context) { l.m.run(l.transport, conn, l.tls, l.legacy, true) }, func(err error) {
 			if errors.Is(err, context.Canceled) {
 				conn.Close()
 				l.m.release(from)
@@ -142,9 +135,9 @@ func (l *streamListener) accept(ctx context.Context) {
 }
 
 // run makes a flow of an accepted connection (counted by reserve) and serves it.
-func (m *Manager) run(transport string, conn net.Conn, cfg *tls.Config, server bool) {
+func (m *Manager) run(transport string, conn net.Conn, cfg *tls.Config, legacy *legacytls.Config, server bool) {
 	setUserTimeout(conn, m.opt.TCPUserTimeout)
-	s, err := m.handshake(transport, conn, cfg, server)
+	s, err := m.handshake(transport, conn, cfg, legacy, server)
 	if err != nil {
 		conn.Close()
 		m.release(addrPort(conn.RemoteAddr()).Addr())
@@ -161,7 +154,7 @@ func (m *Manager) run(transport string, conn net.Conn, cfg *tls.Config, server b
 }
 
 // handshake makes the stream, for TLS after the handshake and with the client's verified identity.
-func (m *Manager) handshake(transport string, conn net.Conn, cfg *tls.Config, server bool) (*stream, error) {
+func (m *Manager) handshake(transport string, conn net.Conn, cfg *tls.Config, legacy *legacytls.Config, server bool) (*stream, error) {
 	if transport != "TLS" {
 		return m.newStream(transport, conn, conn), nil
 	}
@@ -185,13 +178,19 @@ func (m *Manager) handshake(transport string, conn net.Conn, cfg *tls.Config, se
 			return nil
 		}
 	}
-	tc := tls.Client(conn, cfg)
-	if server {
-		tc = tls.Server(conn, cfg)
-	}
 	_ = conn.SetDeadline(time.Now().Add(m.opt.Handshake))
-	if err := tc.HandshakeContext(m.tasks.Context()); err != nil {
-		return nil, err
+	var tc net.Conn
+	if server {
+		var err error
+		if tc, err = legacytls.Accept(m.tasks.Context(), conn, cfg, legacy); err != nil {
+			return nil, err
+		}
+	} else {
+		c := tls.Client(conn, cfg)
+		if err := c.HandshakeContext(m.tasks.Context()); err != nil {
+			return nil, err
+		}
+		tc = c
 	}
 	_ = conn.SetDeadline(time.Time{})
 	s := m.newStream(transport, tc, conn)
@@ -213,7 +212,7 @@ func (m *Manager) Dial(ctx context.Context, transport string, addr netip.AddrPor
 	if transport == "TLS" && cfg == nil {
 		cfg = &tls.Config{ServerName: addr.Addr().String()}
 	}
-	s, err := m.handshake(transport, conn, cfg, false)
+	s, err := m.handshake(transport, conn, cfg, nil, false)
 	if err == nil && !m.add(s) {
 		err = ErrStopped
 	}
