@@ -55,70 +55,69 @@ func (h Header) put(b *[headerSize]byte, n int) {
 
 // Sealer protects the records of one direction. It is not safe for concurrent use.
 type Sealer struct {
-	block   cipher.Block
-	chained cipher.BlockMode // nil: an IV of its own for each record
-	mac     hash.Hash
+	mode     cipher.BlockMode // goes on from record to record in either kind
+	explicit bool
+	mac      hash.Hash
+	head     [headerSize]byte
 }
 
 // NewSealer makes a Sealer of an AES key of 16 or 32 bytes and a MAC key. iv is the first IV of the chained kind (TLS 1.0);
 // nil makes the explicit kind (TLS 1.1, TLS 1.2, DTLS).
 func NewSealer(key, mac, iv []byte) (*Sealer, error) {
-	b, err := newBlock(key, mac, iv)
+	b, first, err := newBlock(key, mac, iv)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sealer{block: b, mac: hmac.New(sha1.New, mac)}
-	if iv != nil {
-		s.chained = cipher.NewCBCEncrypter(b, iv)
-	}
-	return s, nil
+	return &Sealer{mode: cipher.NewCBCEncrypter(b, first), explicit: iv == nil, mac: hmac.New(sha1.New, mac)}, nil
 }
 
-func newBlock(key, mac, iv []byte) (cipher.Block, error) {
-	if len(mac) != MACSize || iv != nil && len(iv) != BlockSize {
-		return nil, fmt.Errorf("cbc: MAC key of %d bytes, IV of %d", len(mac), len(iv))
+// newBlock checks the keys. The explicit kind begins with any IV: what its records have instead is a first block of which nobody
+// knows the contents (RFC 4346 §6.2.3.2 (2)(b)).
+func newBlock(key, mac, iv []byte) (b cipher.Block, first []byte, err error) {
+	if iv == nil {
+		iv = make([]byte, BlockSize)
 	}
-	b, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, fmt.Errorf("cbc: %w", err)
+	if len(mac) != MACSize || len(iv) != BlockSize {
+		return nil, nil, fmt.Errorf("cbc: MAC key of %d bytes, IV of %d", len(mac), len(iv))
 	}
-	return b, nil
+	if b, err = aes.NewCipher(key); err != nil {
+		return nil, nil, fmt.Errorf("cbc: %w", err)
+	}
+	return b, iv, nil
 }
 
-// Seal appends the protected payload to dst. The payload may not overlap what is appended.
+// Seal appends the protected payload to dst. The payload may stand where it will be encrypted, which is at the end of dst, or a
+// block further in the explicit kind; otherwise it may not overlap what is appended.
 func (s *Sealer) Seal(dst []byte, h Header, payload []byte) []byte {
-	mode := s.chained
-	if mode == nil {
-		var iv [BlockSize]byte
-		_, _ = rand.Read(iv[:]) // never fails (crypto/rand)
-		dst = append(dst, iv[:]...)
-		mode = cipher.NewCBCEncrypter(s.block, iv[:])
-	}
 	start := len(dst)
-	var head [headerSize]byte
-	h.put(&head, len(payload))
+	if s.explicit {
+		var none [BlockSize]byte
+		dst = append(dst, none[:]...)
+		_, _ = rand.Read(dst[start:]) // never fails (crypto/rand)
+	}
+	h.put(&s.head, len(payload))
 	s.mac.Reset()
-	s.mac.Write(head[:])
+	s.mac.Write(s.head[:])
 	s.mac.Write(payload)
 	dst = s.mac.Sum(append(dst, payload...))
 	pad := BlockSize - (len(dst)-start)%BlockSize
 	for range pad {
 		dst = append(dst, byte(pad-1))
 	}
-	mode.CryptBlocks(dst[start:], dst[start:])
+	s.mode.CryptBlocks(dst[start:], dst[start:])
 	return dst
 }
 
 // Opener checks the records of one direction. It is not safe for concurrent use.
 type Opener struct {
-	block   cipher.Block
-	chained cipher.BlockMode
-	mac     *macer
+	mode     cipher.BlockMode
+	explicit bool
+	mac      *macer
 }
 
 // NewOpener makes the counterpart of NewSealer.
 func NewOpener(key, mac, iv []byte) (*Opener, error) {
-	b, err := newBlock(key, mac, iv)
+	b, first, err := newBlock(key, mac, iv)
 	if err != nil {
 		return nil, err
 	}
@@ -126,28 +125,23 @@ func NewOpener(key, mac, iv []byte) (*Opener, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Opener{block: b, mac: m}
-	if iv != nil {
-		o.chained = cipher.NewCBCDecrypter(b, iv)
-	}
-	return o, nil
+	return &Opener{mode: cipher.NewCBCDecrypter(b, first), explicit: iv == nil, mac: m}, nil
 }
 
 // Open decrypts a record's body in place and returns the payload, a part of body. After ErrRecord, body holds nothing of use,
 // and the chained kind cannot go on.
 func (o *Opener) Open(h Header, body []byte) ([]byte, error) {
-	mode := o.chained
-	if mode == nil {
-		if len(body) < BlockSize {
-			return nil, ErrRecord
-		}
-		mode = cipher.NewCBCDecrypter(o.block, body[:BlockSize])
-		body = body[BlockSize:]
+	least := minBody
+	if o.explicit {
+		least += BlockSize
 	}
-	if len(body)%BlockSize != 0 || len(body) < minBody {
+	if len(body)%BlockSize != 0 || len(body) < least {
 		return nil, ErrRecord
 	}
-	mode.CryptBlocks(body, body)
+	o.mode.CryptBlocks(body, body)
+	if o.explicit {
+		body = body[BlockSize:] // the IV: decrypting it put it before the rest, and what it decrypts to is nothing
+	}
 	pad, good := padding(body)
 	n := len(body) - MACSize - pad
 	received, want := collect(body, n), o.mac.sum(h, body, n)

@@ -249,6 +249,58 @@ func TestRecordsDiffer(t *testing.T) {
 	})
 }
 
+// Records of the explicit kind are opened whatever came before, as datagrams must be.
+func TestExplicitRecordsStandAlone(t *testing.T) {
+	s, o := pair(t, nil)
+	first, second := s.Seal(nil, head, text(40)), s.Seal(nil, head, text(50))
+	if got, err := o.Open(head, second); err != nil || !bytes.Equal(got, text(50)) {
+		t.Errorf("the second alone: %v", err)
+	}
+	if _, err := o.Open(head, make([]byte, 96)); err != ErrRecord {
+		t.Errorf("a forged one: %v", err)
+	}
+	if got, err := o.Open(head, first); err != nil || !bytes.Equal(got, text(40)) {
+		t.Errorf("the first after it: %v", err)
+	}
+}
+
+func TestSealInPlace(t *testing.T) {
+	kinds(t, func(t *testing.T, iv []byte) {
+		for n := range 100 {
+			s, o := pair(t, iv)
+			at := 13
+			if iv == nil {
+				at += BlockSize
+			}
+			buf := make([]byte, 13+n+Overhead)
+			payload := buf[at : at+n]
+			copy(payload, text(n))
+			record := s.Seal(buf[:13], head, payload)
+			if &record[0] != &buf[0] {
+				t.Fatal("moved")
+			}
+			if got, err := o.Open(head, record[13:]); err != nil || !bytes.Equal(got, text(n)) {
+				t.Fatalf("payload of %d: %v", n, err)
+			}
+		}
+	})
+}
+
+func TestNoAllocations(t *testing.T) {
+	kinds(t, func(t *testing.T, iv []byte) {
+		s, o := pair(t, iv)
+		buf, payload := make([]byte, 0, 2048), text(1290)
+		if n := testing.AllocsPerRun(100, func() {
+			record := s.Seal(buf, head, payload)
+			if _, err := o.Open(head, record); err != nil {
+				t.Fatal(err)
+			}
+		}); n > 0 {
+			t.Errorf("%v allocations for a record sealed and opened", n)
+		}
+	})
+}
+
 func FuzzOpen(f *testing.F) {
 	f.Add(false, text(32))
 	f.Add(true, text(16+minBody))

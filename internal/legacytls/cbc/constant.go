@@ -72,6 +72,11 @@ type macer struct {
 	inner, outer [hashBlock]byte
 	h            resumable
 	state        []byte
+
+	// Of one sum; here so that they are not made anew for each record.
+	head        [headerSize]byte
+	block       [hashBlock]byte
+	digest, mac [sha1.Size]byte
 }
 
 // resumable is what crypto/sha1 promises of its hash: that its state can be taken out.
@@ -115,9 +120,10 @@ func (m *macer) chain() []byte {
 // Blocks that hold nothing but message for the least n are hashed at once. From there to the last block for the greatest n,
 // each is put together byte by byte with the end mark and the length where they belong for the real n, and the state after the
 // one that carries the length is kept.
-func (m *macer) sum(h Header, body []byte, n int) (mac [MACSize]byte) {
-	var head [headerSize]byte
-	h.put(&head, n)
+func (m *macer) sum(h Header, body []byte, n int) [MACSize]byte {
+	head, block, digest := &m.head, &m.block, &m.digest
+	*digest = [sha1.Size]byte{}
+	h.put(head, n)
 	length := headerSize + n
 	final := (length + 8) / hashBlock // the block with the length: it begins at least 8 bytes after the end mark's place
 	least, most := headerSize+lowest(body), headerSize+len(body)-MACSize-1
@@ -131,8 +137,6 @@ func (m *macer) sum(h Header, body []byte, n int) (mac [MACSize]byte) {
 		m.h.Write(head[:])
 		m.h.Write(body[:first*hashBlock-headerSize])
 	}
-	var digest [sha1.Size]byte
-	var block [hashBlock]byte
 	for b := first; b <= (most+8)/hashBlock; b++ {
 		here := mask(same(b, final))
 		for j := range block {
@@ -159,6 +163,6 @@ func (m *macer) sum(h Header, body []byte, n int) (mac [MACSize]byte) {
 	m.h.Reset()
 	m.h.Write(m.outer[:])
 	m.h.Write(digest[:])
-	m.h.Sum(mac[:0])
-	return mac
+	m.h.Sum(m.mac[:0])
+	return m.mac
 }
