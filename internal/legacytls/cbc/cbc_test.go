@@ -286,21 +286,6 @@ func TestSealInPlace(t *testing.T) {
 	})
 }
 
-func TestNoAllocations(t *testing.T) {
-	kinds(t, func(t *testing.T, iv []byte) {
-		s, o := pair(t, iv)
-		buf, payload := make([]byte, 0, 2048), text(1290)
-		if n := testing.AllocsPerRun(100, func() {
-			record := s.Seal(buf, head, payload)
-			if _, err := o.Open(head, record); err != nil {
-				t.Fatal(err)
-			}
-		}); n > 0 {
-			t.Errorf("%v allocations for a record sealed and opened", n)
-		}
-	})
-}
-
 func FuzzOpen(f *testing.F) {
 	f.Add(false, text(32))
 	f.Add(true, text(16+minBody))
