@@ -38,8 +38,9 @@ func main() {
 // job is one measured work.
 type job struct {
 	name    string
-	dtls    bool
+	client  string // openconnect over dtls or cstp; none when empty
 	measure func(y *yard, n sizes) (result, error)
+	alone   bool // ocserv is not asked
 }
 
 type sizes struct{ megabytes, seconds int }
@@ -55,13 +56,15 @@ type result struct {
 }
 
 var jobs = []job{
-	{"tcp-down-dtls", true, func(y *yard, n sizes) (result, error) { return y.tcp(n.megabytes, true) }},
-	{"tcp-up-dtls", true, func(y *yard, n sizes) (result, error) { return y.tcp(n.megabytes, false) }},
-	{"tcp-down-cstp", false, func(y *yard, n sizes) (result, error) { return y.tcp(n.megabytes, true) }},
-	{"tcp-up-cstp", false, func(y *yard, n sizes) (result, error) { return y.tcp(n.megabytes, false) }},
-	{"voice-8000-dtls", true, func(y *yard, n sizes) (result, error) { return y.packets(8000, n.seconds) }},
-	{"voice-1000-dtls", true, func(y *yard, n sizes) (result, error) { return y.packets(1000, n.seconds) }},
-	{"flood-dtls", true, func(y *yard, n sizes) (result, error) { return y.packets(60000, n.seconds) }},
+	{"tcp-down-dtls", "dtls", func(y *yard, n sizes) (result, error) { return y.tcp(n.megabytes, true) }, false},
+	{"tcp-up-dtls", "dtls", func(y *yard, n sizes) (result, error) { return y.tcp(n.megabytes, false) }, false},
+	{"tcp-down-cstp", "cstp", func(y *yard, n sizes) (result, error) { return y.tcp(n.megabytes, true) }, false},
+	{"tcp-up-cstp", "cstp", func(y *yard, n sizes) (result, error) { return y.tcp(n.megabytes, false) }, false},
+	{"voice-8000-dtls", "dtls", func(y *yard, n sizes) (result, error) { return y.packets(8000, n.seconds) }, false},
+	{"voice-1000-dtls", "dtls", func(y *yard, n sizes) (result, error) { return y.packets(1000, n.seconds) }, false},
+	{"flood-dtls", "dtls", func(y *yard, n sizes) (result, error) { return y.packets(60000, n.seconds) }, false},
+	{"logins", "", func(y *yard, n sizes) (result, error) { return y.logins(200) }, false},
+	{"crowd-2000", "", func(y *yard, n sizes) (result, error) { return y.crowd(2000, n.seconds) }, true},
 }
 
 func run(rounds, megabytes, seconds int, only, work, profile string) error {
@@ -79,7 +82,7 @@ func run(rounds, megabytes, seconds int, only, work, profile string) error {
 		costs := map[string][]float64{}
 		for range rounds {
 			for _, s := range []string{"ours", "ocserv"} {
-				if only != "" && only != s {
+				if only != "" && only != s || j.alone && s != "ours" {
 					continue
 				}
 				r, cpu, err := y.round(s, j, sizes{megabytes, seconds})
@@ -90,13 +93,16 @@ func run(rounds, megabytes, seconds int, only, work, profile string) error {
 				costs[s] = append(costs[s], cost)
 				rate := fmt.Sprintf("%.0f /s", r.units/r.took.Seconds())
 				show := fmt.Sprintf("%.2f us/pkt", cost*1e6)
+				if r.unit == "logins" {
+					show = fmt.Sprintf("%.2f ms/login", cost*1e3)
+				}
 				if r.unit == "GB" {
 					rate, show = fmt.Sprintf("%.0f Mbit/s", 8e3*r.units/r.took.Seconds()), fmt.Sprintf("%.2f s/GB", cost)
 				}
 				fmt.Printf("%-18s %-8s %12s %14s %7.2f%% %9s %9s\n", j.name, s, show, rate, 100*r.loss, r.p50.Round(time.Microsecond), r.p99.Round(time.Microsecond))
 			}
 		}
-		if only == "" {
+		if only == "" && !j.alone {
 			fmt.Printf("%-18s ratio of medians: %.2f\n", j.name, median(costs["ours"])/median(costs["ocserv"]))
 		}
 	}

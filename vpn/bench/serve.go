@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -19,9 +20,12 @@ import (
 // serve is our gateway in a process of its own: bench serve DIR [PROFILE].
 func serve() {
 	dir := os.Args[2]
+	pem, _ := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	if err == nil {
-		err = gateway(&cert)
+		err = gateway(&cert, roots)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -29,7 +33,7 @@ func serve() {
 	}
 }
 
-func gateway(cert *tls.Certificate) error {
+func gateway(cert *tls.Certificate, roots *x509.CertPool) error {
 	if len(os.Args) > 3 && os.Args[3] != "" {
 		f, err := os.Create(os.Args[3])
 		if err != nil {
@@ -43,9 +47,14 @@ func gateway(cert *tls.Certificate) error {
 	}
 	g, err := vpn.New(vpn.Options{
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Listen: "0.0.0.0:443", TUN: "vpn0",
-		Policies:      []vpn.Policy{{ID: "p", Pool: netip.MustParsePrefix(pool), Password: true, MTU: 1500, DPD: 90 * time.Second, Keepalive: 300 * time.Second}},
-		Services:      []vpn.Rule{{Proto: policy.TCP, First: trafficPort, Last: trafficPort}, {Proto: policy.UDP, First: trafficPort, Last: trafficPort}},
-		Certificate:   func() *tls.Certificate { return cert },
+		Policies:    []vpn.Policy{{ID: "p", Pool: netip.MustParsePrefix(pool), Password: true, Certificate: true, MaxSessions: 1e6, MTU: 1500, DPD: 90 * time.Second, Keepalive: 300 * time.Second}},
+		Services:    []vpn.Rule{{Proto: policy.TCP, First: trafficPort, Last: trafficPort}, {Proto: policy.UDP, First: trafficPort, Last: trafficPort}},
+		Certificate: func() *tls.Certificate { return cert },
+		MaxSessions: 1e6,
+		VerifyUser: func(c *x509.Certificate, _ []*x509.Certificate) (string, string, error) {
+			_, err := c.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+			return c.Subject.CommonName, "p", err
+		},
 		CheckPassword: func(u, p string) (string, bool) { return "p", u == user && p == password },
 	})
 	if err != nil {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -21,11 +23,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ringfence/vpn/anyconnect/phoneclient"
 )
 
 const (
 	user, password = "alice", "correct horse"
-	pool           = "10.90.0.0/24"
+	pool           = "10.90.0.0/16"
 	inner          = "10.90.0.1"
 	trafficPort    = 7000
 )
@@ -33,7 +37,8 @@ const (
 // yard is the two namespaces and the files of both servers.
 type yard struct {
 	dir, gw, cl string
-	pin         string
+	pin         string // of the server's key, as openconnect takes it
+	hash        string // of its certificate, as phones take it
 	profile     string
 }
 
@@ -81,7 +86,11 @@ case "$reason" in connect|reconnect)
 esac
 `
 
-const ocservConf = `auth = "plain[passwd=%[1]s/passwd]"
+const ocservConf = `auth = %[2]s
+ca-cert = %[1]s/ca.pem
+cert-user-oid = 2.5.4.3
+max-ban-score = 0
+rate-limit-ms = 0
 tcp-port = 443
 udp-port = 443
 run-as-user = root
@@ -105,7 +114,7 @@ pid-file = %[1]s/pid
 device = vpns
 predictable-ips = true
 ipv4-network = 10.90.0.0
-ipv4-netmask = 255.255.255.0
+ipv4-netmask = 255.255.0.0
 cisco-client-compat = false
 dtls-legacy = true
 log-level = 0
@@ -125,6 +134,11 @@ func (y *yard) files() error {
 	if err != nil {
 		return err
 	}
+	y.hash = phoneclient.Hash(der)
+	ca, client, err := clientFiles()
+	if err != nil {
+		return err
+	}
 	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 	y.pin = "pin-sha256:" + base64.StdEncoding.EncodeToString(sum[:])
 	cmd := exec.Command("ocpasswd", "-c", y.path("passwd"), user)
@@ -133,8 +147,38 @@ func (y *yard) files() error {
 	return errors.Join(
 		os.WriteFile(y.path("cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
 		os.WriteFile(y.path("key.pem"), pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}), 0o600),
-		os.WriteFile(y.path("ocserv.conf"), fmt.Appendf(nil, ocservConf, y.dir), 0o600),
+		os.WriteFile(y.path("ca.pem"), ca, 0o600),
+		os.WriteFile(y.path("client.pem"), client, 0o600),
+		os.WriteFile(y.path("ocserv.conf"), fmt.Appendf(nil, ocservConf, y.dir, `"plain[passwd=`+y.dir+`/passwd]"`), 0o600),
+		os.WriteFile(y.path("ocserv-cert.conf"), fmt.Appendf(nil, ocservConf, y.dir, `"certificate"`), 0o600),
 		os.WriteFile(y.path("script"), []byte(script), 0o755))
+}
+
+// clientFiles are an authority and a client certificate of it with its key.
+func clientFiles() (ca, client []byte, err error) {
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	from, till := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	root := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench CA"}, NotBefore: from, NotAfter: till, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: user}, NotBefore: from, NotAfter: till, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, caKey.Public(), caKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, root, key.Public(), caKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	block := func(kind string, b []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}) }
+	return block("CERTIFICATE", rootDER), append(block("CERTIFICATE", leafDER), block("PRIVATE KEY", keyDER)...), err
 }
 
 // round starts a server and a client, runs the work and returns the server's CPU time for it.
@@ -146,7 +190,11 @@ func (y *yard) round(server string, j job, n sizes) (result, time.Duration, erro
 	}
 	args := []string{"netns", "exec", y.gw, self, "serve", y.dir, y.profile}
 	if server == "ocserv" {
-		args = []string{"netns", "exec", y.gw, "ocserv", "-f", "-c", y.path("ocserv.conf")}
+		conf := "ocserv.conf"
+		if j.client == "" {
+			conf = "ocserv-cert.conf"
+		}
+		args = []string{"netns", "exec", y.gw, "ocserv", "-f", "-c", y.path(conf)}
 	}
 	srv := exec.Command("ip", args...)
 	var log bytes.Buffer
@@ -161,27 +209,13 @@ func (y *yard) round(server string, j job, n sizes) (result, time.Duration, erro
 	if err := y.listening(); err != nil {
 		return result{}, 0, fmt.Errorf("%w: %s", err, log.String())
 	}
-	oargs := []string{"netns", "exec", y.cl, "openconnect", "--servercert", y.pin, "--user", user, "--passwd-on-stdin", "--non-inter", "--script", y.path("script"), "-i", "tun0", "--queue-len", "64"}
-	if !j.dtls {
-		oargs = append(oargs, "--no-dtls")
-	}
-	oc := exec.Command("ip", append(oargs, "https://192.0.2.1/")...)
-	oc.Stdin = strings.NewReader(password + "\n")
-	out := &lines{}
-	oc.Stdout, oc.Stderr = out, out
-	if err := oc.Start(); err != nil {
-		return result{}, 0, err
-	}
-	defer func() {
-		_ = oc.Process.Signal(unix.SIGINT)
-		_ = oc.Wait()
-	}()
-	want := "TUNNEL-READY"
-	if j.dtls {
-		want = "Established DTLS"
-	}
-	if !out.wait(want, 10*time.Second) || !out.wait("TUNNEL-READY", 10*time.Second) {
-		return result{}, 0, fmt.Errorf("openconnect is not connected: %s", out.text())
+	running.Store(int64(srv.Process.Pid))
+	if j.client != "" {
+		stop, err := y.connect(j.client)
+		defer stop()
+		if err != nil {
+			return result{}, 0, err
+		}
 	}
 	time.Sleep(500 * time.Millisecond)
 	before := cpu(srv.Process.Pid)
@@ -191,6 +225,32 @@ func (y *yard) round(server string, j job, n sizes) (result, time.Duration, erro
 		err = errors.New("no CPU time was counted")
 	}
 	return r, after - before, err
+}
+
+// connect starts openconnect and waits until its tunnel is up.
+func (y *yard) connect(kind string) (stop func(), err error) {
+	args := []string{"netns", "exec", y.cl, "openconnect", "--servercert", y.pin, "--user", user, "--passwd-on-stdin", "--non-inter", "--script", y.path("script"), "-i", "tun0", "--queue-len", "64"}
+	want := "TUNNEL-READY"
+	if kind == "dtls" {
+		want = "Established DTLS"
+	} else {
+		args = append(args, "--no-dtls")
+	}
+	oc := exec.Command("ip", append(args, "https://192.0.2.1/")...)
+	oc.Stdin = strings.NewReader(password + "\n")
+	out := &lines{}
+	oc.Stdout, oc.Stderr = out, out
+	if err := oc.Start(); err != nil {
+		return func() {}, err
+	}
+	stop = func() {
+		_ = oc.Process.Signal(unix.SIGINT)
+		_ = oc.Wait()
+	}
+	if !out.wait(want, 10*time.Second) || !out.wait("TUNNEL-READY", 10*time.Second) {
+		return stop, fmt.Errorf("openconnect is not connected: %s", out.text())
+	}
+	return stop, nil
 }
 
 // listening waits until port 443 answers in the server's namespace.
