@@ -35,7 +35,8 @@ type handshake struct {
 	chain   [][]byte
 	resumed bool
 	keep    bool
-	fault   error // of the premaster secret; never shown to the peer
+	id      sessionID // the connection's own only when the client has proved that it knows the session
+	fault   error     // of the premaster secret; never shown to the peer
 
 	buf            []byte // of the client's messages, not yet taken
 	bytes, records int
@@ -235,16 +236,17 @@ func (h *handshake) resumable() (*session, bool) {
 }
 
 func (h *handshake) resume(ses *session) (handshakeState, error) {
-	h.resumed, h.suite, h.master, h.chain, h.session = true, ses.suite, ses.master, ses.chain, ses.id
+	h.resumed, h.suite, h.master, h.chain, h.id = true, ses.suite, ses.master, ses.chain, ses.id
 	h.hs.state.DidResume, h.hs.state.CipherSuite = true, ses.suite
 	if _, err := h.parseChain(); err != nil {
 		return 0, err
 	}
 	if err := h.verifyConnection(); err != nil {
+		h.cfg.Sessions.drop(h.id)
 		return 0, err
 	}
 	h.keys = keyBlock(h.version, h.suite, h.master, &h.hello.message.Random, &h.random)
-	if err := h.sendHello(h.session[:]); err != nil {
+	if err := h.sendHello(h.id[:]); err != nil {
 		return 0, err
 	}
 	if err := h.finish(); err != nil {
@@ -266,8 +268,8 @@ func (h *handshake) full() (handshakeState, error) {
 	}
 	var id []byte
 	if h.cfg.Sessions != nil {
-		h.session, h.keep = newSessionID(), true
-		id = h.session[:]
+		h.id, h.keep = newSessionID(), true
+		id = h.id[:]
 	}
 	if err := h.sendHello(id); err != nil {
 		return 0, err
@@ -414,6 +416,7 @@ func (h *handshake) onFinished(message, body []byte) (handshakeState, error) {
 		return 0, fault(alertDecryptError, "wrong Finished")
 	}
 	h.hashes.add(message)
+	h.session = h.id
 	if h.resumed {
 		return stateDone, nil
 	}
@@ -424,7 +427,7 @@ func (h *handshake) onFinished(message, body []byte) (handshakeState, error) {
 	}
 	// Kept before our Finished is out: a client that reconnects at once shall find its session.
 	if asked := h.cfg.ClientAuth != tls.NoClientCert; h.keep && asked == (len(h.chain) > 0) {
-		h.cfg.Sessions.put(&session{id: h.session, version: h.version, suite: h.suite, master: h.master, chain: h.chain})
+		h.cfg.Sessions.put(&session{id: h.id, version: h.version, suite: h.suite, master: h.master, chain: h.chain})
 	}
 	return stateDone, h.finish()
 }

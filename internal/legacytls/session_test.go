@@ -123,6 +123,29 @@ func TestResumption(t *testing.T) {
 	}
 }
 
+// Who has seen the id of a session on the wire cannot end it by asking for it and failing.
+func TestSessionsOutliveStrangers(t *testing.T) {
+	cfg := serverConfig()
+	cfg.Sessions = NewSessions(10, time.Minute)
+	p, s := newPipe(t, cfg)
+	if err := p.handshake(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, s.hands, "handshake")
+	q, r := newPipe(t, cfg)
+	q.resume = &session{id: sessionID(p.agreed.SessionID), master: make([]byte, masterSize)}
+	if err := q.handshake(); err == nil {
+		t.Fatal("resumed without the secret")
+	}
+	q.record(typeHandshake, []byte{1, 2, 3})
+	if err := await(t, r.hands, "second handshake"); err == nil {
+		t.Fatal("served")
+	}
+	if cfg.Sessions.Len() != 1 {
+		t.Error("the session is gone")
+	}
+}
+
 // A certificate that was remembered does not help where none is asked for any more, nor the other way round.
 func TestSessionsOfOtherPolicies(t *testing.T) {
 	sessions := NewSessions(10, time.Minute)
