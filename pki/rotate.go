@@ -74,6 +74,7 @@ type Plan struct {
 	Stage   Stage     `json:"stage,omitempty"` // empty: not begun
 	Since   time.Time `json:"since,omitzero"`  // of the stage
 	Forced  string    `json:"forced,omitempty"`
+	Ended   bool      `json:"ended,omitempty"`
 	Steps   []Step    `json:"steps"`
 	Devices []string  `json:"devices"` // phones that it concerns
 	Missing []string  `json:"missing"` // those that the present stage waits for

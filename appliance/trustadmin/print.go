@@ -60,6 +60,8 @@ func printPlans(w io.Writer, plans []pki.Plan) {
 	}
 	for _, p := range plans {
 		switch {
+		case p.Ended:
+			fmt.Fprintf(w, "%s: rotated; no phone was to be waited for any more\n", p.Role)
 		case p.Stage == "":
 			fmt.Fprintf(w, "%s: would be rotated like this; nothing was changed\n", p.Role)
 		default:

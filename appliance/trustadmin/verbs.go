@@ -92,13 +92,10 @@ func (k *Keeper) rotate(ctx context.Context, r admin.Request) (any, error) {
 	if !slices.Contains(pki.Roles(), role) {
 		return nil, admin.Usage("cert rotate: no role %s; roles are %s", name, joined(pki.Roles()))
 	}
-	plan := func() (any, error) {
-		p, _, err := k.o.Authority.PlanRotation(role, k.Fetched)
-		return []pki.Plan{p}, refused(err)
-	}
 	switch {
 	case dry:
-		return plan()
+		p, _, err := k.o.Authority.PlanRotation(role, k.Fetched)
+		return []pki.Plan{p}, refused(err)
 	case reason != "":
 		if err := k.o.Authority.Force(ctx, role, by(r), reason); err != nil {
 			return nil, refused(err)
@@ -114,7 +111,14 @@ func (k *Keeper) rotate(ctx context.Context, r admin.Request) (any, error) {
 	if err := k.Tick(ctx); err != nil {
 		return nil, refused(err)
 	}
-	return plan()
+	p, _, err := k.o.Authority.PlanRotation(role, k.Fetched)
+	if err == nil && p.Stage == "" {
+		p.Ended = true // nobody was to be waited for
+		for i := range p.Steps {
+			p.Steps[i].Done = true
+		}
+	}
+	return []pki.Plan{p}, refused(err)
 }
 
 func joined(roles []pki.Role) string {

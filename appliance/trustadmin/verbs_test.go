@@ -97,6 +97,9 @@ func TestRotateVerb(t *testing.T) {
 	want(0, "waits for 1 of them: "+hall, "cert", "rotate")
 	want(0, "stage settle", "cert", "rotate", "--role", "CCM", "--force", "the other phone is broken")
 	var plans []pki.Plan
+	if out := want(0, "rotated; no phone", "cert", "rotate", "--role", "ADMIN"); strings.Contains(out, "[ ]") {
+		t.Errorf("ended, but not all is done:\n%s", out)
+	}
 	if err := json.Unmarshal([]byte(want(0, "{", "cert", "rotate", "--json")), &plans); err != nil || len(plans) != 1 || plans[0].Stage != pki.StageSettle {
 		t.Errorf("%+v, %v", plans, err)
 	}
