@@ -2,6 +2,7 @@ package vpn_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -142,9 +143,36 @@ func TestLossyLink(t *testing.T) {
 	if err := y.echo(t, "10.78.0.1:5060", 256<<10); err != nil {
 		t.Error(err)
 	}
-	if s := l.Sessions()[0]; s.Payload != "udp" {
-		t.Errorf("session %+v", s)
+	if s := l.Sessions()[0]; s.Payload != "udp" || s.LossIn < 0.005 || s.LossIn > 0.2 {
+		t.Errorf("loss %.3f, want about 0.05; session %+v", s.LossIn, s)
 	}
+}
+
+func TestTrafficClassIsCopied(t *testing.T) {
+	y := newYard(t)
+	l := y.gateway(t)
+	oc := y.alice(t, "https://192.0.2.1/")
+	oc.says("Established DTLS connection")
+	until(t, "payload on UDP", func() bool { return l.Sessions()[0].Payload == "udp" })
+	undo := y.nft(t, y.cl, "counter ef {}\nchain in { type filter hook input priority 0; udp sport 443 ip dscp ef counter name ef; }")
+	defer undo()
+	in(t, y.gw, func() {
+		c, err := net.Dial("udp4", net.JoinHostPort(l.Sessions()[0].Address.String(), "20000"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		for _, tos := range []int{0xb8, 0, 0xb8} {
+			raw, _ := c.(*net.UDPConn).SyscallConn()
+			_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TOS, tos) })
+			c.Write(make([]byte, 160))
+		}
+	})
+	until(t, "two expedited datagrams", func() bool {
+		out, _ := exec.Command("ip", "netns", "exec", y.cl, "nft", "list", "counters").Output()
+		return strings.Contains(string(out), "packets 2 ")
+	})
 }
 
 func TestRekeyByNewTunnel(t *testing.T) {

@@ -327,6 +327,26 @@ func TestFramesInForeignRecords(t *testing.T) {
 	}
 }
 
+func TestFrameSplitAtEveryByte(t *testing.T) {
+	l := newLab(t)
+	c := login(t, l)
+	pkt := udp4(l.Sessions()[0].Address.String(), "10.77.0.1", 20000, 16384, 20)
+	frame := cstp.Frame{Type: cstp.Data, Payload: pkt}.Append(nil)
+	for n := 1; n < len(frame); n++ {
+		c.Write(frame[:n])
+		c.Write(frame[n:])
+		if got := l.dev.next(t); !bytes.Equal(got, pkt) {
+			t.Fatalf("split at %d: %x", n, got)
+		}
+	}
+	for i := range frame {
+		c.Write(frame[i : i+1])
+	}
+	if got := l.dev.next(t); !bytes.Equal(got, pkt) {
+		t.Errorf("byte by byte: %x", got)
+	}
+}
+
 func TestBrokenFramesEndTheChannelOnly(t *testing.T) {
 	for name, bytes := range map[string]string{
 		"not a frame":        "GET / HTTP/1.1\r\n\r\n",

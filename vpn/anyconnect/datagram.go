@@ -129,7 +129,9 @@ func (d *datagrams) Payload(c *dtls.Conn, b *tunnel.Batch, p []byte, now time.Ti
 		}
 	case cstp.DPDRequest:
 		c.Control(byte(cstp.DPDResponse), p[1:]) // the whole payload: clients find the MTU by it (§7)
-	case cstp.DPDResponse, cstp.Keepalive:
+	case cstp.DPDResponse:
+		d.s.Answered(l, now)
+	case cstp.Keepalive:
 	case cstp.Disconnect, cstp.Terminate:
 		d.s.LostUDP(l, "client gave the channel up")
 		return
@@ -160,6 +162,9 @@ func (l *udpLink) Close(bye session.Farewell) {
 
 // Seen implements session.Link.
 func (l *udpLink) Seen(a netip.Addr) { l.c.Seen(a) }
+
+// LossIn is the part of the client's datagrams that did not arrive.
+func (l *udpLink) LossIn() float64 { return l.c.LossIn() }
 
 // Describe implements session.Link.
 func (l *udpLink) Describe() string { return l.about }

@@ -304,7 +304,9 @@ func (l *link) frame(b *tunnel.Batch, f cstp.Frame, now time.Time) (bye bool, wh
 		l.s.FromClient(b, f.Payload, now)
 	case cstp.DPDRequest:
 		l.control(cstp.DPDResponse, f.Payload)
-	case cstp.DPDResponse, cstp.Keepalive:
+	case cstp.DPDResponse:
+		l.s.Answered(l, now)
+	case cstp.Keepalive:
 	case cstp.Disconnect:
 		code, text := cstp.DisconnectReason(f.Payload)
 		return code == cstp.UserWish, fmt.Sprintf("client said goodbye (%#02x): %s", code, text)

@@ -50,6 +50,8 @@ type Conn struct {
 	spots []netip.Addr // where Endpoint.places has it
 
 	closed atomic.Bool
+	got    atomic.Uint64 // records that were accepted
+	top    atomic.Uint64 // that the client has sent, as far as its numbers tell
 
 	mu     sync.Mutex // guards all below
 	remote netip.AddrPort
@@ -64,6 +66,15 @@ func (c *Conn) Remote() netip.AddrPort {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.remote
+}
+
+// LossIn is the part of the client's records that did not arrive.
+func (c *Conn) LossIn() float64 {
+	got, sent := c.got.Load(), c.top.Load()
+	if sent <= got {
+		return 0
+	}
+	return 1 - float64(got)/float64(sent)
 }
 
 // Describe names kind and cipher.

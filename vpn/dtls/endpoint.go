@@ -220,6 +220,8 @@ func (c *Conn) open(dst []byte, r *record) (payload []byte, err error) {
 	}
 	if payload, err = c.in.open(dst, r); err == nil {
 		c.win.see(r.seq)
+		c.got.Add(1)
+		c.top.Store(c.win.top)
 	}
 	return payload, err
 }

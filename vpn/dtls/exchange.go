@@ -166,14 +166,10 @@ func (e *Endpoint) finishing(r *record, d inbound, now time.Time) {
 
 // finished checks the client's Finished. e.mu is held.
 func (c *Conn) finished(r *record, now time.Time) (done bool, err error) {
-	if !c.win.fresh(r.seq) || r.version != c.hs.version() {
-		return false, errBad
-	}
-	body, err := c.in.open(nil, r)
+	body, err := c.open(nil, r)
 	if err != nil {
 		return false, err
 	}
-	c.win.see(r.seq)
 	f, rest, err := nextFragment(body)
 	if err != nil || len(rest) > 0 || !f.whole() {
 		return false, errMessage

@@ -99,6 +99,7 @@ type Session struct {
 	out    atomic.Pointer[attached] // where packets to the client go
 	data   atomic.Int64             // last payload either way, nanoseconds
 	count  counters
+	trip   transit
 
 	// Written with mu held, read by the packet path.
 	tcp, udp atomic.Pointer[attached]
@@ -118,7 +119,29 @@ type attached struct {
 	link   Link
 	heard  atomic.Int64
 	probed atomic.Int64
+	waits  atomic.Bool // for the answer to the probe
 	up     time.Time
+}
+
+// transitBounds are the upper bounds of the classes of round trips; the last class has none.
+var transitBounds = [...]time.Duration{5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+	200 * time.Millisecond, 500 * time.Millisecond, time.Second}
+
+// transit is the round trips that probes measured.
+type transit struct {
+	last    atomic.Int64
+	classes [len(transitBounds) + 1]atomic.Uint32
+}
+
+func (t *transit) add(d time.Duration) {
+	t.last.Store(int64(d))
+	for i, b := range transitBounds {
+		if d <= b {
+			t.classes[i].Add(1)
+			return
+		}
+	}
+	t.classes[len(transitBounds)].Add(1)
 }
 
 // ID is the public name of the session.
@@ -186,6 +209,7 @@ func (s *Session) Connect(link Link, mtu int, host string, revoke func()) bool {
 func newAttached(link Link, now time.Time) *attached {
 	a := &attached{link: link, up: now}
 	a.heard.Store(now.UnixNano())
+	a.probed.Store(now.UnixNano())
 	return a
 }
 
@@ -274,6 +298,15 @@ func (s *Session) Heard(link Link, now time.Time, data bool) {
 			s.mu.Unlock()
 		}
 		return
+	}
+}
+
+// Answered notes the answer to a probe on link: a round trip.
+func (s *Session) Answered(link Link, now time.Time) {
+	for _, p := range []*atomic.Pointer[attached]{&s.udp, &s.tcp} {
+		if a := p.Load(); a != nil && a.link == link && a.waits.Swap(false) {
+			s.trip.add(now.Sub(time.Unix(0, a.probed.Load())))
+		}
 	}
 }
 
@@ -394,11 +427,15 @@ func (s *Session) detect(a *attached, dpd time.Duration, now time.Time, lost fun
 	case silent >= 2*dpd:
 		lost(a.link, fmt.Sprintf("client is silent for %v", silent.Round(time.Second)))
 		a.link.Close(Farewell{})
-	case silent >= dpd && now.Sub(time.Unix(0, a.probed.Load())) >= max(dpd/2, time.Second):
-		a.probed.Store(now.UnixNano())
+	case silent >= dpd && now.Sub(time.Unix(0, a.probed.Load())) >= max(dpd/2, time.Second), now.Sub(time.Unix(0, a.probed.Load())) >= measure:
+		a.probed.Store(time.Now().UnixNano())
+		a.waits.Store(true)
 		a.link.Probe()
 	}
 }
+
+// measure is how often a link is probed although it is not silent, to know its round trip.
+const measure = time.Minute
 
 // Info is what is known of a session, for people and programs.
 type Info struct {
@@ -430,6 +467,11 @@ type Info struct {
 	Malformed uint64     `json:"dropped_malformed"`
 	TooBig    uint64     `json:"dropped_too_big"`
 	NoLink    uint64     `json:"dropped_no_link"`
+	// LossIn is the part of the client's datagrams that did not arrive. RoundTrip is the latest one measured, and RoundTrips how
+	// many were up to 5, 10, 20, 50, 100, 200, 500, 1000 ms and more.
+	LossIn     float64       `json:"loss_in"`
+	RoundTrip  time.Duration `json:"round_trip_ns"`
+	RoundTrips []uint32      `json:"round_trips"`
 }
 
 // Info reports on the session.
@@ -458,5 +500,14 @@ func (s *Session) Info() Info {
 	i.RxPackets, i.RxBytes, i.TxPackets, i.TxBytes = c.rxPackets.Load(), c.rxBytes.Load(), c.txPackets.Load(), c.txBytes.Load()
 	i.Malformed, i.Foreign, i.Forbidden = c.dropped[policy.Malformed].Load(), c.dropped[policy.ForeignAddr].Load(), c.dropped[policy.Forbidden].Load()
 	i.TooBig, i.NoLink = c.tooBig.Load(), c.noLink.Load()
+	if udp != nil {
+		if l, ok := udp.link.(interface{ LossIn() float64 }); ok {
+			i.LossIn = l.LossIn()
+		}
+	}
+	i.RoundTrip = time.Duration(s.trip.last.Load())
+	for k := range s.trip.classes {
+		i.RoundTrips = append(i.RoundTrips, s.trip.classes[k].Load())
+	}
 	return i
 }

@@ -107,7 +107,13 @@ func TestDeadPeer(t *testing.T) {
 		if l.probes != 1 {
 			t.Errorf("%d probes after the interval, want 1", l.probes)
 		}
+		time.Sleep(70 * time.Millisecond)
 		s.Heard(l, time.Now(), false)
+		s.Answered(l, time.Now())
+		s.Answered(l, time.Now().Add(time.Hour)) // nobody asked
+		if i := s.Info(); i.RoundTrip != 1070*time.Millisecond || i.RoundTrips[8] != 1 { // the probe was sent a second before
+			t.Errorf("round trip %v, classes %v", i.RoundTrip, i.RoundTrips)
+		}
 		pass(tb, 29*time.Second)
 		if l.closed || l.probes != 1 {
 			t.Errorf("after a sign of life: closed %v, %d probes", l.closed, l.probes)
@@ -135,6 +141,22 @@ func TestDeadPeer(t *testing.T) {
 		}
 		if s.Connect(&link{}, 1290, "", nil) {
 			t.Error("an ended session took a tunnel")
+		}
+	})
+}
+
+func TestRoundTripIsMeasuredOnBusyLinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tb, _ := table(t, keep)
+		s, _ := login(t, tb, "alice", policy.User)
+		l := &link{}
+		s.Connect(l, 1290, "", nil)
+		for range 125 {
+			s.Heard(l, time.Now(), true)
+			pass(tb, time.Second)
+		}
+		if l.probes != 2 {
+			t.Errorf("%d probes in two minutes of traffic, want 2", l.probes)
 		}
 	})
 }
