@@ -2,7 +2,14 @@ package main
 
 import (
 	"context"
+	_ "embed"
+	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -35,6 +42,10 @@ func (b *bench) lines(ctx context.Context) (err error) {
 		return err
 	}
 	ours, err := b.refreshLines(ctx, d, daemonAddress)
+	var check row
+	if err == nil {
+		check, err = b.sipp(ctx, d)
+	}
 	also(&err, d)
 	if err != nil {
 		return err
@@ -54,7 +65,7 @@ func (b *bench) lines(ctx context.Context) (err error) {
 	for i := range ours {
 		ours[i].beside(theirs[i], "kamailio", 2)
 	}
-	b.report.add(ours[:]...)
+	b.report.add(ours[0], check, ours[1])
 	return nil
 }
 
@@ -84,4 +95,38 @@ func (b *bench) refreshLines(ctx context.Context, d *daemon, server string) (row
 			Beside: fmt.Sprintf("%s/s, p99 %v", figure(float64(done)/took.Seconds()), quantile(times, 0.99).Round(10*time.Microsecond))}
 	}
 	return rows, nil
+}
+
+//go:embed testdata/register.xml
+var registerScenario []byte
+
+// sipp repeats the measurement with Debian's sipp as the generator: one connection for all lines.
+func (b *bench) sipp(ctx context.Context, d *daemon) (row, error) {
+	r := row{Name: "the same, sipp as generator"}
+	program, err := exec.LookPath("sipp")
+	if err != nil {
+		r.Beside = "sipp is not installed"
+		return r, nil
+	}
+	n, count := b.scale(500), b.scale(20000)
+	users := strings.Builder{}
+	users.WriteString("SEQUENTIAL\n")
+	for i := range n {
+		fmt.Fprintf(&users, "%s;[authentication username=%s password=%s]\n", lineNumber(i), lineNumber(i), password)
+	}
+	scenario, list := filepath.Join(b.tmp, "register.xml"), filepath.Join(b.tmp, "users.csv")
+	if err := errors.Join(os.WriteFile(scenario, registerScenario, 0o600), os.WriteFile(list, []byte(users.String()), 0o600)); err != nil {
+		return r, err
+	}
+	cmd := exec.CommandContext(ctx, program, "-sf", scenario, "-inf", list, "-t", "t1", "-i", phoneAddress(0).String(), "-m", strconv.Itoa(count), "-l", "16",
+		"-r", "50000", "-timeout", "30", "-nostdin", fmt.Sprintf("%s:%d", daemonAddress, portSIP))
+	cmd.Dir = b.tmp
+	cmd.Env = append(os.Environ(), "TERM=dumb")
+	before, began := d.cpu(), time.Now()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return r, fmt.Errorf("sipp: %w: %.500s", err, out)
+	}
+	r.Value, r.Unit = per(d.cpu()-before, count, time.Millisecond), "ms CPU"
+	r.Beside = figure(float64(count)/time.Since(began).Seconds()) + "/s, one connection for all"
+	return r, nil
 }

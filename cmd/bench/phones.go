@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net/http"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -108,7 +112,7 @@ func (b *bench) fleet(ctx context.Context, d *daemon, transport string, certific
 	if err != nil {
 		return err
 	}
-
+	freshGo := runtimeMemory(ctx)
 	if err := b.refresh(ctx, d, "REGISTER refresh over "+transport, all); err != nil {
 		return err
 	}
@@ -120,9 +124,9 @@ func (b *bench) fleet(ctx context.Context, d *daemon, transport string, certific
 	each := func(m memory) float64 { return float64(m.RSS-empty.RSS) / float64(n) / kib }
 	b.report.add(
 		row{Name: "memory per phone over " + transport + ", just registered", Value: each(fresh), Unit: "KiB", Goal: 40,
-			Beside: fmt.Sprintf("RSS %s to %s MiB", figure(float64(empty.RSS)/mib), figure(float64(fresh.RSS)/mib))},
+			Beside: fmt.Sprintf("RSS %s to %s MiB%s", figure(float64(empty.RSS)/mib), figure(float64(fresh.RSS)/mib), freshGo)},
 		row{Name: "memory per phone over " + transport + ", after the load", Value: each(full), Unit: "KiB", Goal: 40,
-			Beside: fmt.Sprintf("RSS %s MiB, after all the refreshes above", figure(float64(full.RSS)/mib))},
+			Beside: fmt.Sprintf("RSS %s MiB, after all the refreshes above%s", figure(float64(full.RSS)/mib), runtimeMemory(ctx))},
 	)
 	return nil
 }
@@ -146,4 +150,25 @@ func (b *bench) refresh(ctx context.Context, d *daemon, name string, all []*clie
 		Beside: fmt.Sprintf("%s/s, with its 401; p99 %v; kernel %.0f %%", figure(float64(n)/took.Seconds()),
 			quantile(times, 0.99).Round(10*time.Microsecond), 100*float64(s-system)/max(1, float64(u-user+s-system)))})
 	return nil
+}
+
+// runtimeMemory asks the daemon's metrics what its runtime uses the memory for; "" when they cannot be had.
+func runtimeMemory(ctx context.Context) string {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+daemonAddress+":9090/metrics", nil)
+	if err != nil {
+		return ""
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer res.Body.Close()
+	v := map[string]float64{}
+	for s := bufio.NewScanner(res.Body); s.Scan(); {
+		if name, value, ok := strings.Cut(s.Text(), " "); ok {
+			v[name], _ = strconv.ParseFloat(value, 64)
+		}
+	}
+	m := func(name string) string { return figure(v["go_memstats_"+name+"_bytes"] / mib) }
+	return fmt.Sprintf("; Go: heap %s in use, %s allocated (next collection at %s), stacks %s MiB", m("heap_inuse"), m("heap_alloc"), m("next_gc"), m("stack_inuse"))
 }

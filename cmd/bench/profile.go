@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -15,8 +16,10 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"ringfence/appliance"
 )
@@ -29,10 +32,11 @@ import (
 func serve(args []string) int {
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	config, state := fs.String("config", "", "the declared document"), fs.String("state", "", "state directory")
+	rate := fs.Int("memrate", 0, "bytes per sample of the heap profile; 0 is none, which costs no time")
 	if fs.Parse(args) != nil {
 		return 2
 	}
-	runtime.MemProfileRate = 8 << 10 // finer than the usual 512 KiB: what one phone holds is small
+	runtime.MemProfileRate = *rate
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	go func() {
@@ -99,7 +103,7 @@ type profiled struct {
 	answers *bufio.Reader
 }
 
-func (b *bench) newProfiled(ctx context.Context, name string, s site) (*profiled, error) {
+func (b *bench) newProfiled(ctx context.Context, name string, s site, rate int) (*profiled, error) {
 	dir := filepath.Join(b.tmp, name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -112,7 +116,8 @@ func (b *bench) newProfiled(ctx context.Context, name string, s site) (*profiled
 	if err != nil {
 		return nil, err
 	}
-	d, err := startProgram(ctx, "profiled daemon", filepath.Join(dir, "state"), "msg=ready", self, "serve", "--config", config, "--state", filepath.Join(dir, "state"))
+	d, err := startProgram(ctx, "profiled daemon", filepath.Join(dir, "state"), "msg=ready", self, "serve", "-config", config,
+		"-state", filepath.Join(dir, "state"), "-memrate", strconv.Itoa(rate))
 	if err != nil {
 		return nil, err
 	}
@@ -136,20 +141,41 @@ func (p *profiled) command(line string) (h held, err error) {
 	return h, nil
 }
 
+// heapRate is the bytes per sample of heap profiles, finer than usual: what one phone holds is small.
+const heapRate = 8 << 10
+
 // profile says where processor time and memory go: profiles of the daemon under the loads of the other parts, and their
 // summaries, in the folder for raw output.
 func (b *bench) profile(ctx context.Context) error {
-	n := b.scale(2000)
 	for _, transport := range []string{"TCP", "TLS"} {
-		if err := b.profileFleet(ctx, transport, n); err != nil {
-			return fmt.Errorf("%s: %w", transport, err)
+		for _, rate := range []int{heapRate, 0} {
+			if err := b.profileFleet(ctx, transport, rate); err != nil {
+				return fmt.Errorf("%s: %w", transport, err)
+			}
 		}
 	}
-	p, err := b.newProfiled(ctx, "profile-calls", b.linesSite())
+	p, err := b.newProfiled(ctx, "profile-lines", b.linesSite(), 0)
 	if err != nil {
 		return err
 	}
 	err = b.cpuProfile(ctx, p, "calls", func() error { _, _, err := b.callLoad(ctx, p.daemon, daemonAddress); return err })
+	if err == nil {
+		n := b.scale(100)
+		err = b.cpuProfile(ctx, p, "media", func() error { _, err := b.relayCalls(ctx, p.daemon, n); return err })
+	}
+	also(&err, p.daemon)
+	if err != nil {
+		return err
+	}
+	if p, err = b.newProfiled(ctx, "profile-trust", b.enrolledSite(), 0); err != nil {
+		return err
+	}
+	kept := b.report.Rows
+	err = b.cpuProfile(ctx, p, "tvs", func() error { return b.tvs(ctx, p.daemon, time.Millisecond) })
+	if err == nil {
+		err = b.cpuProfile(ctx, p, "capf", func() error { return b.enrol(ctx, p.daemon, filepath.Join(b.tmp, "profile-trust")) })
+	}
+	b.report.Rows = kept // the profiled daemon's figures are not the product's
 	also(&err, p.daemon)
 	return err
 }
@@ -179,60 +205,57 @@ func (b *bench) summary(ctx context.Context, name string, args ...string) error 
 	return os.WriteFile(filepath.Join(b.out, name+".txt"), out, 0o644)
 }
 
-// profileFleet measures what a registered phone holds after a collection of garbage, apart by heap and stacks, and profiles
-// the refreshes.
-func (b *bench) profileFleet(ctx context.Context, transport string, n int) (err error) {
+// profileFleet registers thousands of phones and profiles either the heap and stacks that they leave behind after a collection
+// of garbage, or the time of the registrations and refreshes: the one would disturb the other.
+func (b *bench) profileFleet(ctx context.Context, transport string, rate int) (err error) {
+	n := b.scale(2000)
 	s, name := site{phones: n}, strings.ToLower(transport)
+	dir := fmt.Sprintf("profile-%s-%d", name, rate)
+	var certificates []tls.Certificate
 	if transport == "TLS" {
 		s = b.enrolledSite()
-		if err := copyState(filepath.Join(b.tmp, "trust", "state"), filepath.Join(b.tmp, "profile-tls", "state")); err != nil {
+		if certificates, err = b.certificates(); err != nil {
+			return err
+		}
+		if err := copyState(filepath.Join(b.tmp, "trust", "state"), filepath.Join(b.tmp, dir, "state")); err != nil {
 			return err
 		}
 	}
-	p, err := b.newProfiled(ctx, "profile-"+name, s)
+	p, err := b.newProfiled(ctx, dir, s, rate)
 	if err != nil {
 		return err
 	}
 	defer also(&err, p.daemon)
-	before := filepath.Join(b.out, "heap-"+name+"-before.pprof")
-	after := filepath.Join(b.out, "heap-"+name+"-after.pprof")
+	var all []*client
+	connect := func() (err error) { all, err = b.connectPhones(ctx, n, certificates); return err }
+	defer func() { closeAll(all) }()
+	if rate == 0 {
+		if err := b.cpuProfile(ctx, p, "first-"+name, connect); err != nil {
+			return err
+		}
+		kept := b.report.Rows
+		err = b.cpuProfile(ctx, p, "refresh-"+name, func() error { return b.refresh(ctx, p.daemon, "refresh", all) })
+		b.report.Rows = kept
+		return err
+	}
+	before, after := filepath.Join(b.out, "heap-"+name+"-before.pprof"), filepath.Join(b.out, "heap-"+name+"-after.pprof")
 	empty, err := p.command("heap " + before)
 	if err != nil {
 		return err
 	}
-	var all []*client
-	connect := func() (err error) {
-		if transport == "TLS" {
-			certificates, err := b.certificates()
-			if err != nil {
-				return err
-			}
-			all, err = b.connectPhones(ctx, n, certificates)
-			return err
-		}
-		all, err = b.connectPhones(ctx, n, nil)
+	if err := connect(); err != nil {
 		return err
 	}
-	if err := b.cpuProfile(ctx, p, "first-"+name, connect); err != nil {
-		return err
-	}
-	defer closeAll(all)
 	sleep(ctx, b.settle())
 	full, err := p.command("heap " + after)
 	if err != nil {
-		return err
-	}
-	if err := b.summary(ctx, "heap-"+name, "-inuse_space", "-base", before, after); err != nil {
 		return err
 	}
 	each := func(a, b uint64) float64 { return (float64(b) - float64(a)) / float64(n) / kib }
 	b.report.add(row{Name: "live memory per phone over " + transport, Value: each(empty.Heap+empty.Stacks, full.Heap+full.Stacks), Unit: "KiB",
 		Beside: fmt.Sprintf("after a collection: heap %s KiB in %.0f objects, stacks %s KiB in %.1f goroutines", figure(each(empty.Heap, full.Heap)),
 			float64(full.Objects-empty.Objects)/float64(n), figure(each(empty.Stacks, full.Stacks)), float64(full.Goroutines-empty.Goroutines)/float64(n))})
-	part := b.report
-	err = b.cpuProfile(ctx, p, "refresh-"+name, func() error { return b.refresh(ctx, p.daemon, "refresh", all) })
-	b.report = part // the profiled daemon's figures are not the product's
-	return err
+	return b.summary(ctx, "heap-"+name, "-inuse_space", "-base", before, after)
 }
 
 // copyState copies the files of a state directory.

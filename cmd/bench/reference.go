@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"fmt"
@@ -8,11 +9,95 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
 //go:embed testdata/kamailio.cfg
 var kamailioConfig []byte
+
+// rtpengine measures the relay of Debian's rtpengine in user space with numbers of calls; nil when it is not installed.
+func (b *bench) rtpengine(ctx context.Context, steps []int) (all []audioResult, err error) {
+	program, err := exec.LookPath("rtpengine")
+	if err != nil {
+		return nil, nil
+	}
+	const control = referenceAddress + ":2223"
+	d := &daemon{name: "rtpengine", ended: make(chan error, 1), cmd: exec.CommandContext(ctx, program, "--config-file=none", "--foreground", "--log-stderr",
+		"--log-level=3", "--table=-1", "--num-threads=2", "--interface="+referenceAddress, "--listen-ng="+control, "--port-min=30000", "--port-max=40000",
+		"--pidfile="+filepath.Join(b.tmp, "rtpengine.pid"))}
+	d.cmd.Stderr, d.cmd.Stdout = &d.log, &d.log
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	d.process = process{pids: []int{d.cmd.Process.Pid}}
+	go func() { d.ended <- d.cmd.Wait() }()
+	defer also(&err, d)
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if _, err = ng(control, "d7:command4:pinge"); err == nil {
+			break
+		}
+		if time.Now().After(until) {
+			return nil, fmt.Errorf("rtpengine does not answer: %w: %s", err, d.tail())
+		}
+	}
+	for _, n := range steps {
+		r, err := b.relay(ctx, d, n, func(i int, x, y *stream) (func() error, error) {
+			id := fmt.Sprintf("7:call-id%s8:from-tag1:a", bencoded(fmt.Sprintf("c%d-%d", n, i)))
+			// What the offer becomes is what the callee is told, and the other way round.
+			toY, err := ng(control, "d"+id+"7:command5:offer3:sdp"+bencoded(sdp(x.local))+"e")
+			if err == nil {
+				y.remote, err = audioOf(toY)
+			}
+			if err != nil {
+				return nil, err
+			}
+			toX, err := ng(control, "d"+id+"7:command6:answer3:sdp"+bencoded(sdp(y.local))+"6:to-tag1:be")
+			if err == nil {
+				x.remote, err = audioOf(toX)
+			}
+			return func() error { _, err := ng(control, "d"+id+"7:command6:deletee"); return err }, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("rtpengine, %d calls: %w", n, err)
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+func bencoded(s string) string { return fmt.Sprintf("%d:%s", len(s), s) }
+
+// ng sends a command of rtpengine's control protocol, a cookie and a bencoded dictionary in one datagram, and returns the session
+// description of the answer, if it has one.
+func ng(address, command string) (sdp []byte, err error) {
+	c, err := net.Dial("udp", address)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	cookie := fmt.Sprintf("%x ", branches.Add(1))
+	if _, err := c.Write([]byte(cookie + command)); err != nil {
+		return nil, err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, 65536)
+	n, err := c.Read(buf)
+	if err != nil {
+		return nil, err
+	}
+	answer, ok := bytes.CutPrefix(buf[:n], []byte(cookie))
+	if !ok || bytes.Contains(answer, []byte("6:result5:error")) {
+		return nil, fmt.Errorf("rtpengine answers %q", buf[:n])
+	}
+	if _, after, ok := bytes.Cut(answer, []byte("3:sdp")); ok {
+		length, text, _ := bytes.Cut(after, []byte(":"))
+		if k, err := strconv.Atoi(string(length)); err == nil && k <= len(text) {
+			return text[:k], nil
+		}
+	}
+	return nil, nil
+}
 
 // kamailio starts Debian's SIP server as the reference for lines and calls; nil when it is not installed.
 func (b *bench) kamailio(ctx context.Context) (*daemon, error) {

@@ -47,7 +47,7 @@ func (b *bench) trust(ctx context.Context) (err error) {
 	if err := b.tvs(ctx, d, sign); err != nil {
 		return err
 	}
-	return b.enrol(ctx, d)
+	return b.enrol(ctx, d, filepath.Join(b.tmp, "trust"))
 }
 
 // rsaSignature times one RSA-2048 signature with Go's library, and with OpenSSL's where that is installed.
@@ -171,9 +171,9 @@ func (b *bench) tvs(ctx context.Context, d *daemon, sign time.Duration) error {
 	return nil
 }
 
-// enrol gives every phone of the site its certificate by CAPF and keeps those in the folder of the daemon: RSA keys first, then
+// enrol gives every phone of the site its certificate by CAPF and keeps those in a folder: RSA keys first, then
 // P-256. One key of each kind serves all, made beforehand: phones make their own, at their own cost.
-func (b *bench) enrol(ctx context.Context, d *daemon) error {
+func (b *bench) enrol(ctx context.Context, d *daemon, dir string) error {
 	const atOnce = 8
 	s := b.enrolledSite()
 	address := fmt.Sprintf("%s:%d", daemonAddress, portCAPF)
@@ -188,7 +188,7 @@ func (b *bench) enrol(ctx context.Context, d *daemon) error {
 		if err != nil {
 			return err
 		}
-		if err := b.keep("key-"+string(k.kind), key); err != nil {
+		if err := keep(filepath.Join(dir, "key-"+string(k.kind)), key); err != nil {
 			return err
 		}
 		before, began := d.cpu(), time.Now()
@@ -224,7 +224,7 @@ func (b *bench) enrol(ctx context.Context, d *daemon) error {
 			Beside: fmt.Sprintf("%s/s, 8 phones at once, new TLS connection, issued and journalled; p99 %v", figure(float64(n)/took.Seconds()),
 				quantile(times, 0.99).Round(time.Millisecond))})
 	}
-	f, err := os.Create(filepath.Join(b.tmp, "trust", "certificates.pem"))
+	f, err := os.Create(filepath.Join(dir, "certificates.pem"))
 	if err != nil {
 		return err
 	}
@@ -237,12 +237,12 @@ func (b *bench) enrol(ctx context.Context, d *daemon) error {
 	return nil
 }
 
-func (b *bench) keep(name string, key crypto.Signer) error {
+func keep(file string, key crypto.Signer) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(b.tmp, "trust", name), der, 0o600)
+	return os.WriteFile(file, der, 0o600)
 }
 
 // certificates are what enrol has left, one for each phone.
