@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ringfence/media/codec"
 )
 
 // BenchmarkRelay sends G.711 packets of 20 ms through bridged sessions, one at a time per leg as phones do, and reports the
@@ -100,4 +102,45 @@ func TestRelayAllocatesNothing(t *testing.T) {
 	if b.Stats().Tx.Packets < 1000 {
 		t.Fatalf("relayed only %d", b.Stats().Tx.Packets)
 	}
+}
+
+// BenchmarkMixer is one frame of a conference of 60 parties that all send G.722 and of whom three talk; at 50 frames a second the time of one
+// frame times 50 is the share of a core.
+func BenchmarkMixer(b *testing.B) {
+	e, err := New(Options{Address: loopback, First: 20000, Last: 29999, Workers: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer e.Stop()
+	m := e.NewMixer()
+	var members []*Member
+	enc, talk := codec.NewG722Encoder(), codec.NewG722Encoder()
+	silence, tone := make([]int16, frameSamples), make([]int16, frameSamples)
+	sink := listen(b)
+	for range 60 {
+		s := session(b, e)
+		set(b, s, Remote{RTP: addrOf(sink), Send: []Format{g722}, Receive: []Format{g722}, Direction: Both})
+		mb, err := m.Add(s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		members = append(members, mb)
+	}
+	mem := new(scratch)
+	b.ReportAllocs()
+	n := uint16(0)
+	for b.Loop() {
+		Tone{Hz: []float64{700}}.Source().Read(tone)
+		quiet, voice := enc.Encode(nil, silence), talk.Encode(nil, tone)
+		for i, mb := range members {
+			payload := quiet
+			if i < 3 {
+				payload = voice
+			}
+			mb.take(packet{seq: n}, playG722, payload, n == 0)
+		}
+		n++
+		m.tick(mem, e.now())
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2e5, "%core")
 }

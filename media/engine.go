@@ -11,8 +11,11 @@
 // session's own SSRC and one unbroken sequence, whoever is the source at the moment; so a transfer, music or a tone never
 // looks like a new stream to the phone, and RTCP is answered here and not passed through.
 //
-// It leaves out: transcoding and mixing (a payload type that the other party did not agree to is dropped and counted), and
-// platforms other than Linux.
+// Sounds of our own (Player) and rooms of many parties (Mixer) are made by one clock per engine; there payloads are decoded and
+// encoded, which the relay never does.
+//
+// It leaves out: transcoding between two bridged parties (a payload type that the other did not agree to is dropped and
+// counted), recording, and platforms other than Linux.
 package media
 
 import (

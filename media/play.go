@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"ringfence/internal/task"
-	"ringfence/media/codec"
 )
 
 // Source gives the sound of a Player: mono samples at 16 kHz. Read fills pcm, which holds 20 ms, and reports how many samples
@@ -33,41 +32,14 @@ type Player struct {
 	over      bool
 
 	// Of the pacer's goroutine.
-	packet packet
-	pcm    [frameSamples]int16
-	pcm8   []int16
-	down   codec.Downsampler
-	g722   *codec.G722Encoder
-	frames [playable][]byte
-	fresh  [playable]bool
-	list   []*Session
-}
-
-// The codecs that sounds can be encoded in; index of Player.frames.
-const (
-	playNothing = iota
-	playULaw
-	playALaw
-	playG722
-	playable
-)
-
-func playableOf(f Format) uint8 {
-	switch {
-	case f.same(Format{Name: "PCMU", Rate: 8000}):
-		return playULaw
-	case f.same(Format{Name: "PCMA", Rate: 8000}):
-		return playALaw
-	case f.same(Format{Name: "G722", Rate: 8000}):
-		return playG722
-	}
-	return playNothing
+	out  encodings
+	list []*Session
 }
 
 // NewPlayer makes a player; done, if not nil, is called when the sound is over, from the engine's goroutine, and must not
 // block.
 func (e *Engine) NewPlayer(source Source, done func()) *Player {
-	return &Player{engine: e, source: source, done: done, listeners: map[*Session]struct{}{}, g722: codec.NewG722Encoder()}
+	return &Player{engine: e, source: source, done: done, listeners: map[*Session]struct{}{}, out: newEncodings()}
 }
 
 // Play lets a session's party hear p instead of whatever it is bridged with; nil ends that. A party whose codec cannot be
@@ -98,7 +70,7 @@ func (s *Session) playLocked(p *Player) {
 	}
 	s.player = p
 	s.tx.Lock()
-	s.tx.playing = p != nil
+	s.tx.playing = p != nil || s.member != nil
 	s.tx.Unlock()
 	if p == nil {
 		return
@@ -143,16 +115,11 @@ func (p *Player) tick(mem *scratch, now int64) bool {
 	if len(p.list) == 0 {
 		return false
 	}
-	n := p.source.Read(p.pcm[:])
-	clear(p.pcm[n:])
-	p.fresh = [playable]bool{}
-	p.pcm8 = p.down.Append(p.pcm8[:0], p.pcm[:])
-	p.frames[playG722] = p.g722.Encode(p.frames[playG722][:0], p.pcm[:]) // always: its state must follow
-	p.fresh[playG722] = true
-	p.packet.seq++
-	p.packet.timestamp += frameSamples / 2
+	n := p.source.Read(p.out.pcm[:])
+	clear(p.out.pcm[n:])
+	p.out.ready(playNothing)
 	for _, s := range p.list {
-		s.sendFrame(p, mem, now)
+		s.sendFrame(p, &p.out, mem, now)
 	}
 	clear(p.list)
 	if n == frameSamples {
@@ -168,61 +135,34 @@ func (p *Player) tick(mem *scratch, now int64) bool {
 	return false
 }
 
-// frame encodes the frame at hand, once per codec.
-func (p *Player) frame(kind uint8) []byte {
-	if !p.fresh[kind] {
-		p.fresh[kind] = true
-		switch kind {
-		case playULaw:
-			p.frames[kind] = codec.EncodeULaw(p.frames[kind][:0], p.pcm8)
-		case playALaw:
-			p.frames[kind] = codec.EncodeALaw(p.frames[kind][:0], p.pcm8)
-		}
-	}
-	return p.frames[kind]
+// unused is for the pacer.
+func (p *Player) unused() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.listeners) == 0
 }
 
-// sendFrame sends the frame of a player to the party.
-func (s *Session) sendFrame(p *Player, mem *scratch, now int64) {
-	tx := &s.tx
-	tx.Lock()
-	defer tx.Unlock()
-	if tx.closed || !tx.playing {
-		return
-	}
-	if tx.muted || tx.target.len == 0 || tx.playKind == playNothing {
-		tx.count.Muted++
-		return
-	}
-	const rate = 8000
-	payload := p.frame(tx.playKind)
-	pk := p.packet
-	pk.pt = tx.playPT
-	pk, ok := tx.stream.renumber(pk, p, false, rate, now)
-	if !ok {
-		return
-	}
-	pk.offset = rtpHeaderLen
-	copy(mem.in[rtpHeaderLen:], payload)
-	tx.rate = rate
-	s.sendLocked(mem, putHeader(mem.in[:rtpHeaderLen+len(payload)], pk, false), len(payload))
+// paced is what needs a frame every 20 ms: players and mixers.
+type paced interface {
+	tick(mem *scratch, now int64) bool // false: nobody is left who listens
+	unused() bool
 }
 
-// pacer is the clock of all players of an engine.
+// pacer is the clock of an engine.
 type pacer struct {
 	engine *Engine
 	wake   chan struct{}
 
 	mu      sync.Mutex
-	players map[*Player]struct{}
-	list    []*Player
+	players map[paced]struct{}
+	list    []paced
 }
 
 func newPacer(e *Engine) *pacer {
-	return &pacer{engine: e, wake: make(chan struct{}, 1), players: map[*Player]struct{}{}}
+	return &pacer{engine: e, wake: make(chan struct{}, 1), players: map[paced]struct{}{}}
 }
 
-func (c *pacer) add(p *Player) {
+func (c *pacer) add(p paced) {
 	c.mu.Lock()
 	c.players[p] = struct{}{}
 	c.mu.Unlock()
@@ -232,7 +172,7 @@ func (c *pacer) add(p *Player) {
 	}
 }
 
-func (c *pacer) remove(p *Player) {
+func (c *pacer) remove(p paced) {
 	c.mu.Lock()
 	delete(c.players, p)
 	c.mu.Unlock()
@@ -244,7 +184,7 @@ func (c *pacer) empty() bool {
 	return len(c.players) == 0
 }
 
-// run sends a frame of every player each 20 ms. It keeps to the schedule: a late tick is made up for, unless so late that
+// run lets every player and mixer send a frame each 20 ms. It keeps to the schedule: a late tick is made up for, unless so late that
 // phones have heard the gap already.
 func (c *pacer) run(ctx context.Context) {
 	mem := new(scratch)
@@ -294,13 +234,11 @@ func (c *pacer) tick(mem *scratch) {
 	clear(c.list)
 }
 
-// settle takes a player off the clock, unless somebody has begun to listen meanwhile.
-func (c *pacer) settle(p *Player) {
+// settle takes a player or mixer off the clock, unless somebody has begun to listen meanwhile.
+func (c *pacer) settle(p paced) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.listeners) == 0 {
+	if p.unused() {
 		delete(c.players, p)
 	}
 }

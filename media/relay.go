@@ -86,6 +86,14 @@ func (s *Session) receive(w *worker, now int64) (p packet, to *Session, buf []by
 			rx.count.Restarts++
 		}
 	}
+	if rx.sink != nil {
+		payload := buf[p.offset:]
+		if buf[0]&0x20 != 0 {
+			payload = payload[:len(payload)-int(payload[len(payload)-1])] // padding, checked when the header was read
+		}
+		rx.sink.take(p, f.kind, payload, again)
+		return
+	}
 	if rx.to == nil {
 		return
 	}

@@ -69,6 +69,7 @@ type Session struct {
 	remote Remote
 	peer   *Session
 	player *Player
+	member *Member
 	closed bool
 
 	rx struct {
@@ -84,6 +85,7 @@ type Session struct {
 		oldUntil  int64
 		streams   map[uint32]struct{} // sources the present context has seen
 
+		sink  *Member // where packets go instead of to another session
 		to    *Session
 		route [128]uint8 // our number to that of to, 0xff for none
 
@@ -120,6 +122,7 @@ type Session struct {
 type formatEntry struct {
 	rate  uint32 // 0: no such payload type
 	event bool
+	kind  uint8 // codec that can be decoded here, or playNothing
 }
 
 // endpoint is one of the two sockets of a session.
@@ -305,7 +308,7 @@ func (s *Session) setSender(r Remote, out *srtp.Context) {
 func table(formats []Format) (t [128]formatEntry) {
 	for _, f := range formats {
 		if f.PT < 128 {
-			t[f.PT] = formatEntry{rate: max(f.Rate, 1), event: strings.EqualFold(f.Name, "telephone-event")}
+			t[f.PT] = formatEntry{rate: max(f.Rate, 1), event: strings.EqualFold(f.Name, "telephone-event"), kind: playableOf(f)}
 		}
 	}
 	return t
@@ -323,8 +326,10 @@ func Bridge(a, b *Session) error {
 		return ErrClosed
 	}
 	if a.peer != b {
-		a.partLocked()
-		b.partLocked()
+		for _, s := range []*Session{a, b} {
+			s.partLocked()
+			s.unmixLocked()
+		}
 		a.peer, b.peer = b, a
 	}
 	link(a, b)
@@ -390,6 +395,7 @@ func (s *Session) Close() {
 	s.closed = true
 	s.partLocked()
 	s.playLocked(nil)
+	s.unmixLocked()
 	e.control.Unlock()
 
 	// The sockets are closed under both locks: no worker is in the middle of a packet, and none will begin one.

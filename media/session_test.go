@@ -739,3 +739,27 @@ func TestKeysDoNotPrint(t *testing.T) {
 		t.Errorf("key did not survive, %v", err)
 	}
 }
+
+// TestIPv6 relays between a party at ::1 and one at 127.0.0.1 through sockets that are open to both.
+func TestIPv6(t *testing.T) {
+	c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
+	if err != nil {
+		t.Skip("no IPv6 here")
+	}
+	defer c.Close()
+	e := engine(t, func(o *Options) { o.Address = netip.IPv6Unspecified() })
+	a, b := session(t, e), session(t, e)
+	pa, pb := newParty(t, a), newParty(t, b)
+	six := Remote{RTP: addrOf(c), Send: []Format{pcmu}, Receive: []Format{pcmu}, Direction: Both}
+	set(t, a, six)
+	set(t, b, pb.remote(pcmu))
+	if err := Bridge(a, b); err != nil {
+		t.Fatal(err)
+	}
+	writeFrom(t, c, netip.AddrPortFrom(netip.IPv6Loopback(), uint16(a.LocalPort())), pa.packet(0, "six"))
+	pb.expect(0, "six")
+	pb.say(0, "four")
+	if got := readFrom(t, c); string(got[rtpHeaderLen:]) != "four" {
+		t.Errorf("heard %q", got)
+	}
+}

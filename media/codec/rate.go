@@ -11,21 +11,22 @@ type Downsampler struct{ past [38]int16 }
 
 // Append appends the samples of pcm, of which there must be an even number, at half the rate to dst.
 func (d *Downsampler) Append(dst, pcm []int16) []int16 {
-	at := func(i int) int32 { // i counts from 38 samples before pcm
-		if i < len(d.past) {
-			return int32(d.past[i])
+	var buf [38 + 320]int16
+	for len(pcm) > 0 {
+		n := copy(buf[copy(buf[:], d.past[:]):], pcm) &^ 1
+		if n == 0 {
+			break
 		}
-		return int32(pcm[i-len(d.past)])
-	}
-	for n := 0; n+1 < len(pcm); n += 2 {
-		middle := n + 19
-		sum := at(middle) * halfBandMiddle
-		for k, c := range halfBand {
-			sum += c * (at(middle-1-2*k) + at(middle+1+2*k))
+		for m := 19; m < 19+n; m += 2 { // m is the middle of the filter
+			sum := int32(buf[m]) * halfBandMiddle
+			for k, c := range halfBand {
+				sum += c * (int32(buf[m-1-2*k]) + int32(buf[m+1+2*k]))
+			}
+			dst = append(dst, int16(saturate((sum+1<<14)>>15)))
 		}
-		dst = append(dst, int16(saturate((sum+1<<14)>>15)))
+		copy(d.past[:], buf[n:])
+		pcm = pcm[n:]
 	}
-	d.past = [38]int16(tail(d.past[:], pcm, 38))
 	return dst
 }
 
@@ -34,28 +35,18 @@ type Upsampler struct{ past [19]int16 }
 
 // Append appends the samples of pcm at twice the rate to dst.
 func (u *Upsampler) Append(dst, pcm []int16) []int16 {
-	at := func(i int) int32 {
-		if i < len(u.past) {
-			return int32(u.past[i])
+	var buf [19 + 320]int16
+	for len(pcm) > 0 {
+		n := copy(buf[copy(buf[:], u.past[:]):], pcm)
+		for m := 9; m < 9+n; m++ { // the sample itself, then the one halfway to the next
+			sum := int32(0)
+			for k, c := range halfBand {
+				sum += c * (int32(buf[m-k]) + int32(buf[m+1+k]))
+			}
+			dst = append(dst, buf[m], int16(saturate((sum+1<<13)>>14)))
 		}
-		return int32(pcm[i-len(u.past)])
+		copy(u.past[:], buf[n:])
+		pcm = pcm[n:]
 	}
-	for n := range pcm {
-		middle := n + 9 // the sample itself, then the one halfway to the next
-		sum := int32(0)
-		for k, c := range halfBand {
-			sum += c * (at(middle-k) + at(middle+1+k))
-		}
-		dst = append(dst, int16(at(middle)), int16(saturate((sum+1<<13)>>14)))
-	}
-	u.past = [19]int16(tail(u.past[:], pcm, 19))
 	return dst
-}
-
-// tail returns the last n samples of a followed by b.
-func tail(a, b []int16, n int) []int16 {
-	if len(b) >= n {
-		return b[len(b)-n:]
-	}
-	return append(append(make([]int16, 0, n), a[len(b):]...), b...)
 }
