@@ -228,6 +228,12 @@ func (g *Gateway) Kick(idOrName string) bool {
 // Revoke ends the sessions of a device or user whose certificate or password is no longer good.
 func (g *Gateway) Revoke(name string) int { return g.sessions.KickName(name, "access withdrawn") }
 
+// Records are the sessions as another process can take them over: this appliance after a restart, or the other one of a pair.
+func (g *Gateway) Records() []Record { return g.sessions.Records() }
+
+// Adopt takes a session over; its client then reconnects with its cookie and keeps its address.
+func (g *Gateway) Adopt(r Record) error { return g.sessions.Adopt(r) }
+
 // Stats returns the counters.
 func (g *Gateway) Stats() Stats {
 	s := Stats{Stats: g.server.Stats(), Tunnel: g.tunnel.Stats()}

@@ -221,6 +221,67 @@ func TestPolicyInThePacketPath(t *testing.T) {
 	}
 }
 
+func TestSlowClient(t *testing.T) {
+	l := newLab(t)
+	c := login(t, l) // takes nothing from here on
+	me := l.Sessions()[0].Address.String()
+	other := dial(t, l.phone(phone))
+	until(t, "sessions up", func() bool { return stateOf(l, phone) == "up" && stateOf(l, "SEP001122AA0003") == "up" })
+	bulk := udp4("192.0.2.1", me, 16384, 20000, 1200)
+	for range 20 {
+		for range 400 {
+			l.dev.toClients <- bulk
+		}
+		// Another client is served as if nothing were.
+		mine := udp4("192.0.2.1", other.Address().String(), 16384, 20000, 10)
+		l.dev.toClients <- mine
+		buf := make([]byte, 2000)
+		if n, err := other.ReadPacket(buf); err != nil || !bytes.Equal(buf[:n], mine) {
+			t.Fatalf("the other client got %d bytes, %v", n, err)
+		}
+	}
+	var slow vpn.SessionInfo
+	for _, s := range l.Sessions() {
+		if s.Name != phone {
+			slow = s
+		}
+	}
+	if slow.Congested < 100 || slow.TxPackets != 8000 {
+		t.Errorf("slow client %+v", slow)
+	}
+	// Voice that comes now leaves before the bulk that waits.
+	voice := udp4("192.0.2.1", me, 16384, 20000, 160)
+	voice[1] = 0xb8
+	l.dev.toClients <- voice
+	until(t, "voice queued", func() bool { return slow.TxPackets+1 == sessionOf(l, "SEP001122AA0003").TxPackets })
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	buf := make([]byte, 1<<14)
+	seen, after := false, 0
+	for !seen || after < 200 {
+		n, err := c.Read(buf)
+		if err != nil {
+			t.Fatalf("voice seen %v, then %d packets: %v", seen, after, err)
+		}
+		switch f, _, err := cstp.Next(buf[:n]); {
+		case err != nil:
+			t.Fatal(err)
+		case len(f.Payload) == len(voice):
+			seen = true
+		case seen:
+			after++
+		}
+	}
+}
+
+func sessionOf(l *lab, name string) vpn.SessionInfo {
+	for _, s := range l.Sessions() {
+		if s.Name == name {
+			return s
+		}
+	}
+	return vpn.SessionInfo{}
+}
+
 func TestKick(t *testing.T) {
 	l := newLab(t)
 	c := dial(t, l.phone(phone))
@@ -457,6 +518,23 @@ func TestHalfOpenConnections(t *testing.T) {
 		t.Errorf("%d waiting, %d evicted; want at most 256 of one source", st.Pending, st.Evicted)
 	}
 	_ = open
+}
+
+func TestSessionOutlivesTheProcess(t *testing.T) {
+	l := newLab(t)
+	c := dial(t, l.phone(phone))
+	records := l.Records()
+	l.Stop()
+	<-c.Done()
+	l = newLab(t)
+	if err := l.Adopt(records[0]); err != nil {
+		t.Fatal(err)
+	}
+	again, err := phoneclient.Reconnect(t.Context(), l.phone(phone), c.Cookie(), c.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Drop()
 }
 
 func TestStopIsIdempotent(t *testing.T) {

@@ -20,6 +20,7 @@ type (
 	Policy      = policy.Policy
 	Rule        = policy.Rule
 	SessionInfo = session.Info
+	Record      = session.Record
 	Device      = tunnel.Device
 )
 

@@ -78,6 +78,10 @@ func (l *link) Deliver(pkts []tunnel.Packet) {
 		}
 		l.sealLocked(frame)
 	}
+	if l.queue.dropped > 0 {
+		l.s.Congested(l.queue.dropped)
+		l.queue.dropped = 0
+	}
 	l.flushLocked()
 }
 

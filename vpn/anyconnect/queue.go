@@ -7,7 +7,7 @@ import "ringfence/vpn/cstp"
 // packets where the newest is dropped, as routers do.
 type queue struct {
 	control, voice, bulk [][]byte
-	dropped              uint64
+	dropped              int // since it was last asked
 }
 
 const (

@@ -227,8 +227,8 @@ func (s *socket) control(d *inbound, b []byte) (size int) {
 			d.local = netip.AddrFrom4([4]byte(data[8:12])) // interface 4, address to answer from 4, destination 4
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= 16:
 			d.local = netip.AddrFrom16([16]byte(data[:16])).Unmap()
-		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 2:
-			size = int(binary.NativeEndian.Uint16(data))
+		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			size = int(binary.NativeEndian.Uint32(data))
 		}
 		next := unix.CmsgSpace(n - unix.CmsgLen(0))
 		if next > len(b) {

@@ -165,8 +165,9 @@ func (p *Pool) searchLocked(name string) (off uint32, old string, err error) {
 	return p.home[old], old, nil
 }
 
-// Claim takes a certain address for name, for a session that comes from elsewhere.
-func (p *Pool) Claim(name string, a netip.Addr) bool {
+// Claim takes a certain address, for a session that comes from elsewhere. It reports false when the address is in use or not of
+// the pool.
+func (p *Pool) Claim(a netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.net.Contains(a) {

@@ -79,7 +79,7 @@ type Identity struct {
 type counters struct {
 	rxPackets, rxBytes, txPackets, txBytes atomic.Uint64
 	dropped                                [4]atomic.Uint64 // by policy.Verdict
-	tooBig, noLink                         atomic.Uint64
+	tooBig, noLink, congested              atomic.Uint64
 }
 
 // Session is one login.
@@ -343,6 +343,9 @@ func (s *Session) Flush(b *tunnel.Batch) {
 	}
 }
 
+// Congested counts packets to the client that its channel had no room for.
+func (s *Session) Congested(n int) { s.count.congested.Add(uint64(n)) }
+
 func (s *Session) drop(v policy.Verdict, pkt []byte) {
 	if n := s.count.dropped[v].Add(1); n == 1 && v == policy.Forbidden {
 		var p policy.Packet
@@ -467,6 +470,7 @@ type Info struct {
 	Malformed uint64     `json:"dropped_malformed"`
 	TooBig    uint64     `json:"dropped_too_big"`
 	NoLink    uint64     `json:"dropped_no_link"`
+	Congested uint64     `json:"dropped_congested"`
 	// LossIn is the part of the client's datagrams that did not arrive. RoundTrip is the latest one measured, and RoundTrips how
 	// many were up to 5, 10, 20, 50, 100, 200, 500, 1000 ms and more.
 	LossIn     float64       `json:"loss_in"`
@@ -499,7 +503,7 @@ func (s *Session) Info() Info {
 	c := &s.count
 	i.RxPackets, i.RxBytes, i.TxPackets, i.TxBytes = c.rxPackets.Load(), c.rxBytes.Load(), c.txPackets.Load(), c.txBytes.Load()
 	i.Malformed, i.Foreign, i.Forbidden = c.dropped[policy.Malformed].Load(), c.dropped[policy.ForeignAddr].Load(), c.dropped[policy.Forbidden].Load()
-	i.TooBig, i.NoLink = c.tooBig.Load(), c.noLink.Load()
+	i.TooBig, i.NoLink, i.Congested = c.tooBig.Load(), c.noLink.Load(), c.congested.Load()
 	if udp != nil {
 		if l, ok := udp.link.(interface{ LossIn() float64 }); ok {
 			i.LossIn = l.LossIn()

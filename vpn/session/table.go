@@ -162,31 +162,46 @@ func (t *Table) Login(ctx context.Context, who Identity) (*Session, string, erro
 	var secret [32]byte
 	rand.Read(secret[:])
 	token := hex.EncodeToString(secret[:])
-	now := time.Now()
-	s := &Session{who: who, token: sha256.Sum256([]byte(token)), addr4: addr, addr6: pols.pools[p.ID].In6(addr, p.Pool6), born: now, since: now, table: t}
-	s.policy.Store(p)
-	s.filter.Store(t.compile(s, p))
-	t.mu.Lock()
-	for s.id == "" || t.byID[s.id] != nil {
+	s := t.build(who, p, pols.pools[p.ID], addr, time.Now())
+	s.token = sha256.Sum256([]byte(token))
+	for s.id == "" || !t.enter(s) { // ids are short, for people; a taken one is drawn again
 		var b [4]byte
 		rand.Read(b[:])
 		s.id = hex.EncodeToString(b[:])
 	}
+	s.log.Info("VPN login", "peer", who.Remote, "policy", p.ID, "method", who.Method, "agent", who.Agent)
+	t.note(s, "logged in by "+who.Method, false)
+	return s, token, nil
+}
+
+// build makes a session that is in no table yet.
+func (t *Table) build(who Identity, p *policy.Policy, from *pool.Pool, addr netip.Addr, born time.Time) *Session {
+	s := &Session{who: who, addr4: addr, addr6: from.In6(addr, p.Pool6), born: born, since: born, table: t, log: t.log}
+	s.policy.Store(p)
+	s.filter.Store(t.compile(s, p))
+	return s
+}
+
+// enter puts s into the tables and the packet path; it reports false when its id or token is taken.
+func (t *Table) enter(s *Session) bool {
 	attr := "user"
-	if who.Kind == policy.Device {
+	if s.who.Kind == policy.Device {
 		attr = "phone"
 	}
-	s.log = t.log.With("session", s.id, attr, who.Name)
+	s.log = t.log.With("session", s.id, attr, s.who.Name)
+	t.mu.Lock()
+	if t.byID[s.id] != nil || t.byToken[s.token] != nil {
+		t.mu.Unlock()
+		return false
+	}
 	t.byID[s.id], t.byToken[s.token] = s, s
-	t.byName[who.Name] = append(t.byName[who.Name], s)
+	t.byName[s.who.Name] = append(t.byName[s.who.Name], s)
 	t.mu.Unlock()
 	t.path.Attach(s.addr4, s)
 	if s.addr6.IsValid() {
 		t.path.Attach(s.addr6, s)
 	}
-	s.log.Info("VPN login", "peer", who.Remote, "policy", p.ID, "method", who.Method, "agent", who.Agent)
-	t.note(s, "logged in by "+who.Method, false)
-	return s, token, nil
+	return true
 }
 
 // makeRoom ends sessions that stand in the way of a new one, or says that there are too many.

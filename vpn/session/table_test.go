@@ -110,7 +110,7 @@ func TestDeadPeer(t *testing.T) {
 		time.Sleep(70 * time.Millisecond)
 		s.Heard(l, time.Now(), false)
 		s.Answered(l, time.Now())
-		s.Answered(l, time.Now().Add(time.Hour)) // nobody asked
+		s.Answered(l, time.Now().Add(time.Hour))                                         // nobody asked
 		if i := s.Info(); i.RoundTrip != 1070*time.Millisecond || i.RoundTrips[8] != 1 { // the probe was sent a second before
 			t.Errorf("round trip %v, classes %v", i.RoundTrip, i.RoundTrips)
 		}
@@ -264,4 +264,57 @@ func TestTokens(t *testing.T) {
 	if !tb.Kick(s.ID()) || tb.Kick(s.ID()) {
 		t.Error("kick works once")
 	}
+}
+
+func TestAdopt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, _ := table(t, func(p *policy.Policy) { p.Session = time.Hour })
+		s, token := login(t, old, "SEP001122AA0001", policy.Device)
+		time.Sleep(10 * time.Minute)
+		rec := old.Records()
+		if len(rec) != 1 || strings.Contains(fmt.Sprint(rec), token) {
+			t.Fatalf("records %+v", rec)
+		}
+		tb, pa := table(t, func(p *policy.Policy) { p.Session, p.DPD = time.Hour, 0 })
+		if err := tb.Adopt(rec[0]); err != nil {
+			t.Fatal(err)
+		}
+		got, ok := tb.ByToken(token)
+		if !ok || got.Addr() != s.Addr() || got.ID() != s.ID() || got.Info().State != "away" || pa.at[s.Addr()] != tunnel.Peer(got) {
+			t.Fatalf("adopted %+v", tb.Sessions())
+		}
+		if err := tb.Adopt(rec[0]); err == nil {
+			t.Error("adopted twice")
+		}
+		if !got.Connect(&link{}, 1290, "", nil) {
+			t.Error("the client cannot come back")
+		}
+		pass(tb, 50*time.Minute-90*time.Second)
+		if len(tb.Sessions()) != 1 {
+			t.Error("ended too early")
+		}
+		pass(tb, 100*time.Second)
+		if len(tb.Sessions()) != 0 {
+			t.Error("session time is not counted from the log-in elsewhere")
+		}
+		for _, bad := range []func(*Record){
+			func(r *Record) { r.Token = "00" },
+			func(r *Record) { r.Kind = "robot" },
+			func(r *Record) { r.Policy = "gone" },
+			func(r *Record) { r.Address = netip.MustParseAddr("10.9.0.1") },
+			func(r *Record) { r.Address = netip.MustParseAddr("192.0.2.1") },
+			func(r *Record) { r.Born = time.Now().Add(-2 * time.Hour) },
+		} {
+			r := rec[0]
+			r.Born = time.Now()
+			if bad(&r); tb.Adopt(r) == nil {
+				t.Errorf("adopted %+v", r)
+			}
+		}
+		r := rec[0]
+		r.Born = time.Now()
+		if err := tb.Adopt(r); err != nil {
+			t.Errorf("a refused record keeps its address: %v", err)
+		}
+	})
 }
