@@ -19,6 +19,7 @@ import (
 	"ringfence/appliance/provision"
 	"ringfence/appliance/store"
 	"ringfence/appliance/supervise"
+	"ringfence/appliance/trustadmin"
 	"ringfence/config"
 	"ringfence/media"
 	"ringfence/pki"
@@ -88,6 +89,8 @@ type appliance struct {
 	recorder  *phone.Recorder
 	ca        *pki.Authority
 	roles     *roles
+	trust     *trustadmin.Keeper
+	enrolment *pki.Enrolment
 	passwords *passwords
 	files     *provision.Files
 	media     *media.Engine
@@ -165,25 +168,32 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 	}
 	if a.ca, err = pki.Open(ctx, pki.Options{
 		State: a.store, KeyFile: filepath.Join(a.StateDir, "pki.key"), Node: node.Name, Organization: organization,
-		Addresses: addresses(node.Address), VPNHosts: a.doc().VPN.Hosts, LSCDays: a.doc().PKI.LSC.Days, MICRoots: micRoots, Log: a.log,
+		Addresses: addresses(node.Address), VPNHosts: a.doc().VPN.Hosts, LSCDays: a.doc().PKI.LSC.Days, MICRoots: micRoots,
+		Phones: trustadmin.Phones(doc), Log: a.log,
 	}); err != nil {
 		return err
 	}
-	a.roles = &roles{ca: a.ca, now: time.Now}
+	a.roles = &roles{ca: a.ca}
+	if a.trust, err = trustadmin.New(trustadmin.Options{Authority: a.ca, Doc: doc, Revoked: a.shutOut, Log: a.log}); err != nil {
+		return err
+	}
 
 	a.recorder = phone.NewRecorder(phone.Options{Local: a.local, Facts: a.facts, Log: a.log})
 	note := a.recorder.Note
+	a.enrolment = pki.NewEnrolment(a.ca, a.mayEnrol)
 
 	if a.files, err = provision.NewFiles(provision.Options{
 		Doc:       doc,
 		Password:  func(device string) string { p, _ := a.passwords.of(device); return p },
 		LSC:       a.ca.CurrentLSC,
-		VPNHashes: a.vpnHashes,
-		Trust:     a.roles.provision(),
-		Local:     a.local, Note: note, Log: a.log,
+		VPNHashes: a.trust.VPNHashes,
+		Trust:     a.trust.Provision(),
+		AuthMode:  a.enrolment.AuthMode,
+		State:     a.store, Local: a.local, Note: note, Log: a.log,
 	}); err != nil {
 		return err
 	}
+	a.trust.Use(a.files)
 
 	if a.media, err = media.New(media.Options{Address: node.Media.Address, First: node.Media.Ports.First, Last: node.Media.Ports.Last, Log: a.log}); err != nil {
 		return err

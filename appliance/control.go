@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"ringfence/appliance/admin"
+	"ringfence/appliance/trustadmin"
 	"ringfence/config"
-	"ringfence/pki/capf"
 	"ringfence/sip/plan"
 	"ringfence/sip/state"
 )
@@ -38,12 +38,11 @@ func Verbs() []admin.Verb {
 		admin.Verb{Name: "phone hunt", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set the log-in to hunt groups", Change: true, Print: printText},
 		admin.Verb{Name: "phone restart", Args: "DEVICE", Min: 1, Max: 1, Short: "make a phone read its files again", Change: true, Print: printText, Flags: []admin.Flag{force}},
 		admin.Verb{Name: "phone reset", Args: "DEVICE", Min: 1, Max: 1, Short: "make a phone boot", Change: true, Print: printText, Flags: []admin.Flag{force}},
-		admin.Verb{Name: "phone enroll", Args: "DEVICE", Min: 1, Max: 1, Short: "let a phone get a new certificate, as after a factory reset", Change: true, Print: printText},
-		admin.Verb{Name: "phone revoke", Args: "DEVICE", Min: 1, Max: 1, Short: "withdraw a phone's certificates: it was stolen or given away", Change: true, Print: printText},
 		admin.Verb{Name: "vpn kick", Args: "SESSION|NAME", Min: 1, Max: 1, Short: "end a VPN session", Change: true, Print: printText},
 		admin.Verb{Name: "plan explain", Short: "what would become of a call, step by step", Print: printText,
 			Flags: []admin.Flag{{Name: "from", Usage: "calling line"}, {Name: "dial", Usage: "number dialled"}}},
 	)
+	verbs = append(verbs, trustadmin.Verbs()...)
 	subject := func(v admin.Verb) string { s, _, _ := strings.Cut(v.Name, " "); return s }
 	order := map[string]int{}
 	for _, v := range append([]admin.Verb{{Name: "config"}}, verbs...) {
@@ -109,11 +108,12 @@ func readDocument(req *admin.Request) error {
 // handlers answer Verbs.
 func (a *appliance) handlers() map[string]admin.Handler {
 	h := a.sources().Handlers()
+	maps.Copy(h, a.trust.Handlers())
 	maps.Copy(h, map[string]admin.Handler{
 		"config show": a.configShow, "config history": a.configHistory, "config diff": a.configDiff, "config apply": a.configApply,
 		"config reload": a.configReload, "line forward": a.lineForward, "phone dnd": a.phoneDND, "phone hunt": a.phoneHunt,
-		"phone restart": a.serviceControl("restart"), "phone reset": a.serviceControl("reset"), "phone enroll": a.phoneEnroll,
-		"phone revoke": a.phoneRevoke, "vpn kick": a.vpnKick, "plan explain": a.planExplain,
+		"phone restart": a.serviceControl("restart"), "phone reset": a.serviceControl("reset"),
+		"vpn kick": a.vpnKick, "plan explain": a.planExplain,
 	})
 	return h
 }
@@ -309,40 +309,6 @@ func (a *appliance) serviceControl(action string) admin.Handler {
 		}
 		return say("phone %s was told to %s", device, action)
 	}
-}
-
-func (a *appliance) phoneEnroll(ctx context.Context, r admin.Request) (any, error) {
-	device, err := a.declaredPhone(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	if p, _ := a.doc().Phone(device); p.Security != config.SecurityEncrypted {
-		return nil, admin.Refuse("phone %s is non-secure and needs no certificate", device)
-	}
-	if err := a.ca.Schedule(ctx, device, capf.Install, author(r.Peer)); err != nil {
-		return nil, err
-	}
-	return say("phone %s gets a new certificate when it next asks, which is at its next start", device)
-}
-
-func (a *appliance) phoneRevoke(ctx context.Context, r admin.Request) (any, error) {
-	device, err := a.declaredPhone(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	n, err := a.ca.RevokeDevice(ctx, device, "withdrawn by "+author(r.Peer))
-	if err != nil {
-		return nil, err
-	}
-	if g := a.gateway.get(); g != nil {
-		g.Revoke(device)
-	}
-	for _, b := range a.sip.Registrar().Device(device) {
-		if b.Flow != nil {
-			b.Flow.Close(errors.New("its certificate was revoked"))
-		}
-	}
-	return say("%d certificates of %s are revoked; its connections were closed", n, device)
 }
 
 func (a *appliance) vpnKick(_ context.Context, r admin.Request) (any, error) {

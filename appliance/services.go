@@ -17,7 +17,6 @@ import (
 	"ringfence/sip"
 	"ringfence/sip/cisco"
 	"ringfence/sip/flow"
-	"ringfence/trust"
 	"ringfence/trust/tvs"
 	"ringfence/vpn"
 	"ringfence/vpn/policy"
@@ -58,20 +57,19 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 	if !l.TVS.Off() {
 		a.supervisor.Add(server("tvs", l.TVS, func(address string) (*tvs.Server, error) {
 			cert := a.roles.certificate(pki.RoleTVS)
-			return tvs.New(tvs.Options{Address: address, Lookup: a.roles.lookup, Log: a.log, Note: note, Legacy: l.Legacy("tvs"),
+			return tvs.New(tvs.Options{Address: address, Lookup: a.trust.Lookup, Log: a.log, Note: note, Legacy: l.Legacy("tvs"),
 				TLS: &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert() }}})
 		}))
 	}
 	if !l.CAPF.Off() {
-		enrolment := pki.NewEnrolment(a.ca, a.enrolment)
 		a.supervisor.Add(server("capf", l.CAPF, func(address string) (*capf.Server, error) {
-			return capf.New(capf.Options{Address: address, Certificate: a.roles.certificate(pki.RoleCAPF), Backend: enrolment, Log: a.log, Note: note,
+			return capf.New(capf.Options{Address: address, Certificate: a.roles.certificate(pki.RoleCAPF), Backend: a.enrolment, Log: a.log, Note: note,
 				Legacy: l.Legacy("capf")})
 		}))
 	}
 	if !l.ProvisionHTTP.Off() {
 		a.supervisor.Add(server("http", l.ProvisionHTTP, func(address string) (*provision.HTTPServer, error) {
-			return provision.NewHTTP(provision.HTTPOptions{Files: a.files, Address: address, Log: a.log})
+			return provision.NewHTTP(provision.HTTPOptions{Files: a.files, Address: address, CRL: a.ca.CRL, Log: a.log})
 		}))
 	}
 	if !l.ProvisionHTTPS.Off() {
@@ -85,6 +83,7 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 			return provision.NewTFTP(provision.TFTPOptions{Files: a.files, Address: address, Log: a.log})
 		}))
 	}
+	a.supervisor.Add(supervise.Service{Name: "trust", Run: a.trust.Run})
 	a.supervisor.Add(supervise.Service{
 		Name: "media", Required: true,
 		Run: func(ctx context.Context) error { a.media.Start(); <-ctx.Done(); return nil },
@@ -217,20 +216,24 @@ func (a *appliance) addAdmin(o admin.Options) error {
 	return nil
 }
 
-// vpnHashes are what phones compare the gateway's certificate with (certhash.md).
-func (a *appliance) vpnHashes() []string {
-	if c := a.roles.leaf(pki.RoleVPN); c != nil {
-		return []string{trust.VPNHash(c.Raw)}
+// shutOut ends the connections of a device that proves itself no more.
+func (a *appliance) shutOut(device string) {
+	if g := a.gateway.get(); g != nil {
+		g.Revoke(device)
 	}
-	return nil
+	for _, b := range a.sip.Registrar().Device(device) {
+		if b.Flow != nil {
+			b.Flow.Close(errors.New("its certificate was revoked"))
+		}
+	}
 }
 
-// enrolment is what is declared about a device's certificate. A phone whose certificate was withdrawn gets no other by itself,
-// since a stolen phone asks as well; ringfence phone enroll lets it in again.
-func (a *appliance) enrolment(device string) (pki.DevicePolicy, bool) {
+// mayEnrol is what is declared about a device's certificate. A phone whose certificate was withdrawn gets no other by itself,
+// since a stolen phone asks as well; ringfence cert enroll lets it in again.
+func (a *appliance) mayEnrol(device string) (pki.DevicePolicy, bool) {
 	if _, asked := a.ca.Scheduled(device); !asked {
 		if issued := a.ca.Issued(device); len(issued) > 0 && issued[len(issued)-1].State == pki.Revoked {
-			a.recorder.Note(device, "capf", "refused: its certificate was withdrawn; ringfence phone enroll "+device+" lets it in again", true)
+			a.recorder.Note(device, "capf", "refused: its certificate was withdrawn; ringfence cert enroll "+device+" lets it in again", true)
 			return pki.DevicePolicy{}, false
 		}
 	}

@@ -30,7 +30,7 @@ func (a *appliance) sources() admin.Sources {
 func (a *appliance) status() admin.StatusInfo {
 	s := admin.StatusInfo{
 		Appliance: a.doc().Node.Name, Address: a.doc().Node.Address.String(), Version: a.Version, Config: a.source.String(), StateDir: a.StateDir,
-		Started: a.began, Services: admin.ServicesOf(a.supervisor.Health()), Warnings: a.ca.Warnings(),
+		Started: a.began, Services: admin.ServicesOf(a.supervisor.Health()), Warnings: append(a.ca.Warnings(), a.trust.Warnings()...),
 		Calls: len(a.calls.Snapshot()), VPN: len(a.vpnSessions()),
 	}
 	listens := a.listeners()

@@ -48,7 +48,7 @@ func TestRevokedPhoneIsOut(t *testing.T) {
 	d := newDaemon(t, morning)
 	ada := d.newPhone("SEP001122AA0001", "8851", 1)
 	d.ready(ada)
-	d.verb("phone", "revoke", "SEP001122AA0001")
+	d.verb("cert", "revoke", "SEP001122AA0001")
 	eventually(t, 5*time.Second, "ada's connection is closed", func() bool { return !ada.Registered() })
 	ada.Stop()
 	again := d.newPhone("SEP001122AA0001", "8851", 1, func(o *phone.Options) { o.Timers.Connect = 2 * time.Second })
