@@ -155,6 +155,7 @@ func TestPlayEnds(t *testing.T) {
 	}
 	p.listenTo(4, pcmu)
 	<-over
+	wait(t, "the clock stops", e.pacer.empty)
 	if err := s.Play(player); err != nil || !e.pacer.empty() {
 		t.Errorf("a sound that is over plays again, %v", err)
 	}
