@@ -48,6 +48,42 @@ func TestPhoneByCertificate(t *testing.T) {
 	}
 }
 
+func TestPhoneOverUDP(t *testing.T) {
+	l := newLab(t)
+	o := l.phone(phone)
+	o.UDP = true
+	c := dial(t, o)
+	until(t, "session up", func() bool { return stateOf(l, phone) == "up" })
+	time.Sleep(50 * time.Millisecond)
+	if c.OnUDP() {
+		t.Error("a phone uses another UDP port than 443")
+	}
+	o.AnyUDPPort = true
+	c = dial(t, o)
+	until(t, "both on UDP", func() bool { return c.OnUDP() && sessionOf(l, phone).Payload == "udp" })
+	up := udp4(c.Address().String(), "10.77.0.1", 20000, 16384, 100)
+	_ = c.WritePacket(up)
+	if got := l.dev.next(t); !bytes.Equal(got, up) {
+		t.Errorf("the kernel got %x", got)
+	}
+	buf := make([]byte, 2000)
+	for n := range 30 {
+		down := udp4("192.0.2.1", c.Address().String(), 16384, 20000, 40*n)
+		l.dev.toClients <- down
+		if k, err := c.ReadPacket(buf); err != nil || !bytes.Equal(buf[:k], down) {
+			t.Fatalf("payload of %d: the phone got %d bytes, %v", 40*n, k, err)
+		}
+	}
+	if st := c.Stats(); st.UDPPackets != 30 {
+		t.Errorf("%d of 30 packets came over UDP", st.UDPPackets)
+	}
+	if s := sessionOf(l, phone); !strings.HasPrefix(s.Datagrams, "DTLS 1.2 ECDHE-RSA-AES") || s.LossIn != 0 {
+		t.Errorf("session %+v", s)
+	}
+	l.Kick(phone)
+	<-c.Done()
+}
+
 func TestPhoneByPassword(t *testing.T) {
 	l := newLab(t)
 	o := l.phone(phone)

@@ -6,7 +6,7 @@
 // without an expiring webvpn cookie and a non-empty webvpnlogin is no login; header names count letter by letter; a tunnel
 // answer without address or MTU is refused; a TLS record that holds more or less than one frame ends the tunnel.
 //
-// It shares only the frame codec with the server.
+// It shares only the frame codec with the server. Its DTLS is pion's.
 package phoneclient
 
 import (
@@ -87,6 +87,11 @@ type Options struct {
 	// DPD overrides the interval that the server announces, when positive.
 	DPD time.Duration
 
+	// UDP makes the client bring up DTLS 1.2 as newer phones do, on port 443 only, which is all that phones use, unless
+	// AnyUDPPort. DialUDP makes the outer socket; a net.Dialer when nil.
+	UDP, AnyUDPPort bool
+	DialUDP         func(ctx context.Context, network, address string) (net.Conn, error)
+
 	// Dial makes the outer connection; a net.Dialer when nil.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	Log  *slog.Logger
@@ -141,6 +146,9 @@ func (o *Options) validate() (target, error) {
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{}).DialContext
 	}
+	if o.DialUDP == nil {
+		o.DialUDP = (&net.Dialer{}).DialContext
+	}
 	return t, nil
 }
 
@@ -189,6 +197,8 @@ type Info struct {
 	Banner   string
 	TLS      tls.ConnectionState
 	Leaf     *x509.Certificate // the server's
+
+	udp udpGrant
 }
 
 // Login gets a session cookie and makes no tunnel.

@@ -38,18 +38,20 @@ type Conn struct {
 	heard   atomic.Int64 // when something last arrived, in nanoseconds
 	stats   stats
 	dropped atomic.Uint64
+	udp     atomic.Pointer[udp] // nil while payload goes over TCP
 }
 
-type stats struct{ rxPackets, rxBytes, txPackets, txBytes, probes atomic.Uint64 }
+type stats struct{ udpPackets, rxPackets, rxBytes, txPackets, txBytes, probes atomic.Uint64 }
 
 // Stats counts payload in both directions.
 type Stats struct {
 	RxPackets, RxBytes, TxPackets, TxBytes uint64
 	Probes                                 uint64 // dead peer detection requests answered
 	Dropped                                uint64 // packets that ReadPacket was too slow for
+	UDPPackets                             uint64 // of the received ones
 }
 
-func newConn(c *tls.Conn, raw net.Conn, info *Info, cookie string, o *Options) *Conn {
+func newConn(c *tls.Conn, raw net.Conn, info *Info, cookie string, o *Options, host string) *Conn {
 	t := &Conn{info: info, cookie: cookie, raw: raw, tls: c, in: make(chan []byte, queued), done: make(chan struct{}),
 		group: task.NewGroup(context.Background(), o.Log)}
 	t.heard.Store(time.Now().UnixNano())
@@ -64,8 +66,18 @@ func newConn(c *tls.Conn, raw net.Conn, info *Info, cookie string, o *Options) *
 		dpd = o.DPD
 	}
 	t.group.Go("phone tunnel timer", func(ctx context.Context) { t.timers(ctx, dpd, info.Keep) }, ended)
+	if o.UDP {
+		t.group.Go("phone tunnel datagrams", func(ctx context.Context) {
+			if err := t.bringUpUDP(ctx, o, info.udp, host); err != nil && ctx.Err() == nil {
+				o.Log.Info("UDP channel", "err", err)
+			}
+		})
+	}
 	return t
 }
+
+// OnUDP tells whether payload goes over UDP.
+func (t *Conn) OnUDP() bool { return t.udp.Load() != nil }
 
 // Info is what the server granted.
 func (t *Conn) Info() *Info { return t.info }
@@ -92,7 +104,7 @@ func (t *Conn) Err() error {
 // Stats returns the counters.
 func (t *Conn) Stats() Stats {
 	s := &t.stats
-	return Stats{s.rxPackets.Load(), s.rxBytes.Load(), s.txPackets.Load(), s.txBytes.Load(), s.probes.Load(), t.dropped.Load()}
+	return Stats{s.rxPackets.Load(), s.rxBytes.Load(), s.txPackets.Load(), s.txBytes.Load(), s.probes.Load(), t.dropped.Load(), s.udpPackets.Load()}
 }
 
 // ReadPacket waits for the next packet and copies it to b.
@@ -115,8 +127,11 @@ func (t *Conn) WritePacket(p []byte) error {
 	if len(p) > t.info.MTU {
 		return fmt.Errorf("%w: %d > %d", ErrTooBig, len(p), t.info.MTU)
 	}
-	if err := t.write(cstp.Frame{Type: cstp.Data, Payload: p}); err != nil {
-		return err
+	u := t.udp.Load()
+	if u == nil || u.write(cstp.Data, p) != nil {
+		if err := t.write(cstp.Frame{Type: cstp.Data, Payload: p}); err != nil {
+			return err
+		}
 	}
 	t.stats.txPackets.Add(1)
 	t.stats.txBytes.Add(uint64(len(p)))

@@ -144,7 +144,11 @@ func (w *web) tunnel(ctx context.Context, cookie string, had netip.Addr) (*Conn,
 	var b strings.Builder
 	fmt.Fprintf(&b, "CONNECT /CSCOSSLC/tunnel HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\nCookie: webvpn=%s\r\n", w.t.address, w.o.UserAgent, cookie)
 	fmt.Fprintf(&b, "X-CSTP-Version: 1\r\nX-CSTP-Hostname: %s\r\nX-CSTP-MTU: %d\r\nX-CSTP-Address-Type: IPv4\r\n", w.o.Hostname, w.o.MTU)
-	fmt.Fprintf(&b, "X-DTLS-Master-Secret: %s\r\nX-DTLS-CipherSuite: AES256-SHA:AES128-SHA\r\n\r\n", strings.ToUpper(hex.EncodeToString(secret[:])))
+	fmt.Fprintf(&b, "X-DTLS-Master-Secret: %s\r\n", strings.ToUpper(hex.EncodeToString(secret[:])))
+	if w.o.UDP && !w.o.Old {
+		fmt.Fprintf(&b, "X-DTLS12-CipherSuite: %s\r\n", udpNames)
+	}
+	b.WriteString("X-DTLS-CipherSuite: AES256-SHA:AES128-SHA\r\n\r\n")
 	if _, err := io.WriteString(w.conn, b.String()); err != nil {
 		return nil, fmt.Errorf("CONNECT: %w", err)
 	}
@@ -161,8 +165,9 @@ func (w *web) tunnel(ctx context.Context, cookie string, had netip.Addr) (*Conn,
 	}
 	info.TLS = w.conn.ConnectionState()
 	info.Leaf = info.TLS.PeerCertificates[0]
+	info.udp.master = secret[:]
 	w.raw.SetDeadline(time.Time{})
-	c := newConn(w.conn, w.raw, info, cookie, w.o)
+	c := newConn(w.conn, w.raw, info, cookie, w.o, w.t.host)
 	w.conn = nil
 	return c, nil
 }
@@ -213,6 +218,7 @@ func parseGrant(head string) (*Info, error) {
 		if !ok {
 			return nil, fmt.Errorf("%w: header line without a value: %q", ErrRefused, l)
 		}
+		g.udp.header(name, value)
 		switch name {
 		case "X-CSTP-Address":
 			if address == "" {
