@@ -110,7 +110,6 @@ type Session struct {
 	since    time.Time // of the state
 	linger   time.Duration
 	connects int
-	agent    string
 	host     string
 }
 
