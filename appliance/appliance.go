@@ -17,6 +17,7 @@ import (
 	"ringfence/appliance/admin"
 	"ringfence/appliance/phone"
 	"ringfence/appliance/provision"
+	"ringfence/appliance/provision/phonefile"
 	"ringfence/appliance/store"
 	"ringfence/appliance/supervise"
 	"ringfence/appliance/trustadmin"
@@ -25,6 +26,7 @@ import (
 	"ringfence/pki"
 	"ringfence/sip"
 	"ringfence/sip/call"
+	"ringfence/sip/feature"
 	"ringfence/sip/plan"
 
 	"ringfence/vpn"
@@ -57,6 +59,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	a := &appliance{Options: o, log: o.Log, began: time.Now()}
 	defer func() { err = errors.Join(err, a.teardown()) }()
 	if err := a.setup(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop while it was starting
+		}
 		return err
 	}
 	if err := a.supervisor.Start(ctx); err != nil {
@@ -96,6 +101,7 @@ type appliance struct {
 	media     *media.Engine
 	sip       *sip.Server
 	calls     *call.Manager
+	features  *feature.Features
 	gateway   holder[vpn.Gateway]
 	noVPN     string // why there is no VPN though it is declared
 
@@ -187,6 +193,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		Password:  func(device string) string { p, _ := a.passwords.of(device); return p },
 		LSC:       a.ca.CurrentLSC,
 		VPNHashes: a.trust.VPNHashes,
+		Offers:    phonefile.Park | phonefile.Pickup,
 		Trust:     a.trust.Provision(),
 		AuthMode:  a.enrolment.AuthMode,
 		State:     a.store, Local: a.local, Note: note, Log: a.log,

@@ -5,7 +5,7 @@ import (
 	"ringfence/config"
 	"ringfence/media"
 	"ringfence/sip/call"
-	"ringfence/sip/feature/transfer"
+	"ringfence/sip/feature"
 	"ringfence/sip/plan"
 )
 
@@ -19,13 +19,14 @@ func (a *appliance) setupCalls() error {
 	case config.SRTPNever:
 		policy = call.NeverSRTP
 	}
-	var err error
-	a.calls, err = call.New(call.Options{
+	o := call.Options{
 		Log: a.log, Transactions: a.sip.Transactions(), Bindings: a.sip.Registrar(), State: a.sip.State(), Media: a.media,
 		Plan: a.plan.Load, Address: a.doc().Node.Address, SRTP: policy,
-		SessionExpires: a.doc().SIP.SessionExpires.D(), Refer: transfer.Handle, Note: a.recorder.Note,
-	})
-	if err != nil {
+		SessionExpires: a.doc().SIP.SessionExpires.D(), Note: a.recorder.Note,
+	}
+	a.features = feature.Install(&o, a.doc(), a.sip.State().SetSlot, a.log)
+	var err error
+	if a.calls, err = call.New(o); err != nil {
 		return err
 	}
 	a.after("calls", func() error { a.calls.Stop(); return nil })

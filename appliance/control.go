@@ -120,17 +120,7 @@ func (a *appliance) handlers() map[string]admin.Handler {
 
 func (a *appliance) configShow(_ context.Context, r admin.Request) (any, error) {
 	if a.source.Revisions() == nil {
-		if len(r.Args) > 0 {
-			return nil, admin.Refuse("the configuration is %s; it has no revisions", a.source)
-		}
-		b, err := os.ReadFile(a.source.Path())
-		if err != nil {
-			return nil, err
-		}
-		if r.Flags["raw"] == "" {
-			return nil, admin.Refuse("the configuration is %s: read it there", a.source)
-		}
-		return textAnswer{string(b)}, nil
+		return nil, admin.Refuse("the configuration is %s: read and edit it there, then ringfence config reload", a.source)
 	}
 	number, err := a.revision(r)
 	if err != nil {

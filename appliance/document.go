@@ -110,6 +110,7 @@ func (a *appliance) switchTo(ctx context.Context, doc *config.Document) (Effect,
 	}
 	a.current.Store(doc)
 	a.plan.Store(plan.Compile(doc))
+	a.features.Reload(doc)
 	if err := a.passwords.generate(ctx); err != nil {
 		return e, err
 	}

@@ -191,7 +191,11 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, v Verb) {
 		err = p
 	}
 	if v.Change {
-		s.log.Info("order", "verb", v.Name, "args", req.Args, "peer", req.Peer.UID, "err", err, "took", time.Since(began))
+		args := req.Args
+		if v.Prepare != nil {
+			args = nil // content of a file, which may hold secrets
+		}
+		s.log.Info("order", "verb", v.Name, "args", args, "peer", req.Peer.UID, "err", err, "took", time.Since(began))
 	}
 	if err != nil {
 		s.refuse(w, err)

@@ -60,16 +60,6 @@ func (r *report) write(file string) error {
 	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
-// find returns the first row of a name.
-func (r *report) find(name string) (row, bool) {
-	for _, x := range r.Rows {
-		if x.Name == name {
-			return x, true
-		}
-	}
-	return row{}, false
-}
-
 // table is the report for people.
 func (r *report) table() string {
 	var b strings.Builder

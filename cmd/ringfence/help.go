@@ -13,7 +13,7 @@ import (
 const runHelp = `usage: ringfence run [--config FILE] [--state DIR] [--socket PATH] [--log-format text|json] [--log-level debug|info|warn|error]
 
 Runs the daemon in the foreground and logs to standard error. SIGTERM and SIGINT stop it in order, with exit status 0; a second
-one ends it at once. When it cannot start, it says why in one line and ends with 1.
+one ends it at once; SIGHUP is ignored, ringfence config reload reads the file again. When it cannot start, it says why in one line and ends with 1.
 
   --config FILE     the declared document; ringfence config check FILE finds its faults. Without it the document in force is the
                     newest one that ringfence config apply has stored in the state directory

@@ -158,6 +158,7 @@ func (p *program) run(g places, args []string) int {
 	if o.StateDir == "" {
 		o.StateDir = defaultState
 	}
+	signal.Ignore(syscall.SIGHUP) // a terminal that closes is no order
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	// After the first signal the next one has its usual effect, which is the end.

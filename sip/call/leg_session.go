@@ -23,7 +23,6 @@ type session struct {
 	op      *operation          // ours under way
 	reoffer []sdp.Codec         // wanted: an offer of these
 	refresh bool                // wanted: proof of life for the session timer or the probe
-	offered bool                // an answer of ours waits in the ACK of the phone
 	bye     bool                // hang up as soon as the ACK is there
 	retry   timer
 	noAck   timer
