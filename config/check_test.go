@@ -196,7 +196,7 @@ func TestAllowed(t *testing.T) {
 func TestNotices(t *testing.T) {
 	_, notices := mustParse(t, site)
 	all := fmt.Sprint(notices)
-	for _, want := range []string{"groups:", "parking:", "paging:", "intercom:", "rooms:", "services.codes:", "schedules:", "routes_in:", "routes_out:",
+	for _, want := range []string{"groups:", "paging:", "intercom:", "rooms:", "services.codes:", "schedules:", "routes_in:", "routes_out:",
 		"services.voicemail:", "services.echo_test:", "destinations of kind voicemail", "destinations of kind group", "emergency"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("nothing said of %s in\n%s", want, all)

@@ -12,7 +12,6 @@ func (c *checker) unserved() {
 	}
 	d := c.d
 	section("groups", len(d.Groups), "hunt groups")
-	section("parking", len(d.Parking), "parking")
 	section("paging", len(d.Paging), "paging")
 	section("intercom", len(d.Intercom), "intercom")
 	section("rooms", len(d.Rooms), "conference rooms")
@@ -59,13 +58,6 @@ func (c *checker) unservedRules() {
 func (c *checker) unservedLines() {
 	note := func(path, what string) {
 		c.note(path, "it can stay; it takes effect with a later release", "%s: checked, but this release does not serve %s", path, what)
-	}
-	for i, l := range c.d.Lines {
-		p := fmt.Sprintf("lines[%d].", i)
-		if len(l.Pickup.MemberOf)+len(l.Pickup.MayPick)+len(l.Pickup.Other) > 0 {
-			note(p+"pickup", "pickup groups")
-			return
-		}
 	}
 	for i, l := range c.d.Lines {
 		if l.Record == RecordAlways {
