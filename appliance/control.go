@@ -33,7 +33,10 @@ func Verbs() []admin.Verb {
 		admin.Verb{Name: "config apply", Args: "FILE", Min: 1, Max: 1, Short: "make a document the next revision", Change: true, Print: printEffect,
 			Flags: []admin.Flag{{Name: "comment", Usage: "kept with the revision"}}, Prepare: readDocument},
 		admin.Verb{Name: "config reload", Short: "read the file of run --config again", Change: true, Print: printEffect},
-		admin.Verb{Name: "line forward", Args: "NUMBER [TARGET|off]", Min: 1, Max: 2, Short: "show, set or clear where all calls of a line go", Change: true, Print: printText},
+		admin.Verb{Name: "phone adopt", Args: "DEVICE", Min: 1, Max: 1, Short: "declare a phone that waits, with its first line, as the next revision", Change: true, Print: printEffect,
+			Flags: []admin.Flag{{Name: "model", Usage: "number of the model: 8851"}, {Name: "line", Usage: "number that it shows"}, {Name: "name", Usage: "name of the line"},
+				{Name: "nonsecure", Usage: "TCP and RTP, password in clear", Bool: true}}},
+		admin.Verb{Name: "line forward", Args: "NUMBER [TARGET|off|reset]", Min: 1, Max: 2, Short: "show, set or clear where all calls of a line go, or go back to what is declared", Change: true, Print: printText},
 		admin.Verb{Name: "phone dnd", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set do-not-disturb", Change: true, Print: printText},
 		admin.Verb{Name: "phone hunt", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set the log-in to hunt groups", Change: true, Print: printText},
 		admin.Verb{Name: "phone restart", Args: "DEVICE", Min: 1, Max: 1, Short: "make a phone read its files again", Change: true, Print: printText, Flags: []admin.Flag{force}},
@@ -111,7 +114,7 @@ func (a *appliance) handlers() map[string]admin.Handler {
 	maps.Copy(h, a.trust.Handlers())
 	maps.Copy(h, map[string]admin.Handler{
 		"config show": a.configShow, "config history": a.configHistory, "config diff": a.configDiff, "config apply": a.configApply,
-		"config reload": a.configReload, "line forward": a.lineForward, "phone dnd": a.phoneDND, "phone hunt": a.phoneHunt,
+		"config reload": a.configReload, "line forward": a.lineForward, "phone adopt": a.phoneAdopt, "phone dnd": a.phoneDND, "phone hunt": a.phoneHunt,
 		"phone restart": a.serviceControl("restart"), "phone reset": a.serviceControl("reset"),
 		"vpn kick": a.vpnKick, "plan explain": a.planExplain,
 	})
@@ -215,7 +218,11 @@ func (a *appliance) lineForward(ctx context.Context, r admin.Request) (any, erro
 		_, err := a.sources().Handlers()["line show"](ctx, admin.Request{Args: r.Args[:1]})
 		return nil, err
 	}
-	if len(r.Args) == 2 {
+	if len(r.Args) == 2 && r.Args[1] == "reset" {
+		if err := a.sip.State().ResetForward(ctx, number, state.ByAdmin); err != nil {
+			return nil, admin.Refuse("line %s: %v", number, err)
+		}
+	} else if len(r.Args) == 2 {
 		target := r.Args[1]
 		if target == "off" {
 			target = ""

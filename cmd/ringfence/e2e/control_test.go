@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +134,13 @@ func TestConfigurationChanges(t *testing.T) {
 	if out := run(0, "config", "diff"); !strings.Contains(out, "ring_seconds: 7") {
 		t.Errorf("config diff prints\n%s", out)
 	}
+	if out := run(0, "phone", "adopt", "001122AA0009", "--model", "8841", "--line", "309", "--name", "Gast"); !strings.Contains(out, "309") {
+		t.Errorf("phone adopt prints\n%s", out)
+	}
+	run(1, "phone", "adopt", "SEP001122AA0008", "--model", "8841", "--line", "309") // the number is taken
+	guest := d.newPhoneAt(filepath.Dir(file), "SEP001122AA0009", "8841", 3)
+	d.ready(guest)
+	guest.Stop()
 	for _, secret := range []string{adaPassword, benPassword, vpnPassword, cleoPassword} {
 		if strings.Contains(d.log.String(), secret) {
 			t.Errorf("the log holds the secret %s", secret)

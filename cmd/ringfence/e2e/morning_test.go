@@ -16,8 +16,14 @@ import (
 // newPhone makes a simulated phone in the office of d; made again, it finds its flash memory as it left it; what happens to it is logged when the test fails.
 func (d *daemon) newPhone(device, model string, i int, change ...func(*phone.Options)) *phone.Phone {
 	d.t.Helper()
+	return d.newPhoneAt(filepath.Dir(d.config), device, model, i, change...)
+}
+
+// newPhoneAt is newPhone with the folder that holds the flash memories.
+func (d *daemon) newPhoneAt(dir, device, model string, i int, change ...func(*phone.Options)) *phone.Phone {
+	d.t.Helper()
 	o := phone.Options{
-		Device: device, Model: model, Server: netip.MustParseAddr(d.site.Address), Dir: filepath.Join(filepath.Dir(d.config), device), Local: d.site.phoneAddress(i), StayDown: true,
+		Device: device, Model: model, Server: netip.MustParseAddr(d.site.Address), Dir: filepath.Join(dir, device), Local: d.site.phoneAddress(i), StayDown: true,
 	}
 	var mu sync.Mutex
 	var events []string
