@@ -173,6 +173,9 @@ func TestEnrollAndRevokeVerbs(t *testing.T) {
 }
 
 func TestTrustVerbs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("deriving keys from passphrases takes the race detector minutes; make test-e2e runs it without")
+	}
 	w := newWorld(t)
 	run := w.verbs()
 	w.hold(desk)
