@@ -35,7 +35,8 @@ type Call struct {
 	decision plan.Decision
 	failures []failure
 	talking  time.Time
-	attempts int // to find a codec both can
+	attempts int        // to find a codec both can
+	divert   func(*Leg) // who answers goes there instead of to the caller, who is gone
 	past     []LegInfo
 }
 
@@ -209,6 +210,9 @@ func (c *Call) noAnswer(line *plan.Line) {
 // next asks the plan what to do after a line was rung in vain. Busy beats all other causes, since a person has said so.
 func (c *Call) next() {
 	if c.caller == nil {
+		if c.divert != nil {
+			c.divert(nil)
+		}
 		return
 	}
 	f := c.failures[0]
@@ -264,13 +268,17 @@ func (c *Call) bridge(a, b *Leg) {
 // answered: the first phone to answer has the call.
 func (c *Call) answered(l *Leg) {
 	i := slices.Index(c.branches, l)
-	if i < 0 || c.caller == nil {
+	if i < 0 || c.caller == nil && c.divert == nil {
 		l.Hangup()
 		return
 	}
 	l.ringLimit.stop()
 	c.branches = slices.Delete(c.branches, i, i+1)
 	c.withdrawAll(elsewhere())
+	if c.caller == nil {
+		c.divert(l)
+		return
+	}
 	c.callee = l
 	a, _ := l.neg.Agreed()
 	if !c.caller.waiting() {

@@ -185,3 +185,6 @@ func (l *Leg) contact() sip.Header {
 	}
 	return sip.NewHeader("Contact", text+">")
 }
+
+// Withheld tells whether the party of the leg hides its number.
+func (l *Leg) Withheld() bool { return l.identity().Restricted }

@@ -13,7 +13,7 @@
 // Every leg ends: a phone that says nothing, or is gone without a word, is found by the limit of its transaction, by the ring
 // time of its line, or, once it talks, by a question when neither audio nor signalling was heard for a while.
 //
-// It leaves out: conferences, parking, pickup, direct media, video, reliable provisional responses (not
+// It leaves out: direct media, video, reliable provisional responses (not
 // offered, so that no phone may ask for them).
 package call
 
@@ -55,6 +55,7 @@ type State interface {
 	SetForward(ctx context.Context, line, target string, by state.Origin) error
 	SetSlot(number string, busy bool)
 	Push(b *registrar.Binding, done func(code int, err error), requests ...cisco.Request)
+	PushParts(b *registrar.Binding, done func(code int, err error), parts ...cisco.Part)
 }
 
 // SRTP is the policy for encrypted audio (the document's sip.srtp).
@@ -95,6 +96,11 @@ type Options struct {
 	Numbers map[plan.ObjectKind]func(c *Call, o plan.Object)
 	// Keys handle softkeys that are pressed in a call, by their name, in the goroutine of the call. Others are answered 603.
 	Keys map[string]func(c *Call, l *Leg, k *Key)
+	// MayPress tells whether a key means something in a leg's call; false refuses it with 603. It is called while the phone waits,
+	// so it must not block, and may look at nothing of the leg that changes. May be nil.
+	MayPress func(l *Leg, event string) bool
+	// Choices takes what a user has chosen in a menu that a feature has pushed; false refuses it. It must not block. May be nil.
+	Choices func(id registrar.Identity, d cisco.DataPassthrough, choice string) bool
 	// ReferServices handle transfers to a feature that is called by name, likewise. A name without handler is refused.
 	ReferServices map[string]func(c *Call, l *Leg, r *Referral, arg string)
 	// Note adds to the boot record of a device; may be nil.

@@ -31,7 +31,18 @@ type Key struct {
 // RemoteControl takes a remotecc request of a phone, from the connection of its registration. It answers 202, or 603 where the
 // call is not the phone's or has ended: Call-ID and both tags must be right. False: no key that is served.
 func (m *Manager) RemoteControl(tx *transaction.Server, id registrar.Identity, requests []cisco.Request, choice string) bool {
-	if len(requests) == 0 || requests[0].Softkey == nil {
+	if len(requests) == 0 {
+		return false
+	}
+	if d := requests[0].Data; d != nil && m.opt.Choices != nil {
+		if !m.opt.Choices(id, *d, choice) {
+			tx.Answer(603)
+			return true
+		}
+		tx.Answer(202)
+		return true
+	}
+	if requests[0].Softkey == nil {
 		return false
 	}
 	ev := *requests[0].Softkey
@@ -42,6 +53,11 @@ func (m *Manager) RemoteControl(tx *transaction.Server, id registrar.Identity, r
 	l := m.FindDialog(id.Device, id.Line, ev.Dialog.CallID, ev.Dialog.LocalTag, ev.Dialog.RemoteTag)
 	if l == nil {
 		m.log.Info("key for a call that is not there", "phone", id.Device, "line", id.Line, "key", ev.Event)
+		tx.Answer(603)
+		return true
+	}
+	if m.opt.MayPress != nil && !m.opt.MayPress(l, ev.Event) {
+		m.log.Info("key is not for this call", "phone", id.Device, "line", id.Line, "key", ev.Event)
 		tx.Answer(603)
 		return true
 	}
@@ -64,12 +80,13 @@ func (k *Key) contact() sip.Header {
 
 // Binding is where the phone is registered; nil if it is no more.
 func (k *Key) Binding() *registrar.Binding {
-	for _, b := range k.m.opt.Bindings.Lookup(k.Identity.Line) {
-		if b.Device == k.Identity.Device && b.Reachable() {
-			return b
-		}
-	}
-	return nil
+	return k.m.bindingOf(k.Identity.Line, k.Identity.Device)
+}
+
+// Consult is the leg of the second call that a key names; nil if there is no such call of the phone.
+func (k *Key) Consult() *Leg {
+	d := k.Event.Consult
+	return k.m.FindDialog(k.Identity.Device, k.Identity.Line, d.CallID, d.LocalTag, d.RemoteTag)
 }
 
 // Dialog names the call of the key as the phone does.
@@ -117,22 +134,35 @@ func (k *Key) Notify(state, contentType string, body []byte) {
 // Push sends remotecc requests to the phone of a leg; done, if not nil, is called in the goroutine of the leg's owner when the
 // phone has answered, or when it is certain that it will not.
 func (l *Leg) Push(done func(), requests ...cisco.Request) {
-	var b *registrar.Binding
-	for _, x := range l.m.opt.Bindings.Lookup(l.Line.Number) {
-		if x.Device == l.Device && x.Reachable() {
-			b = x
-		}
+	parts := make([]cisco.Part, len(requests))
+	for i := range requests {
+		parts[i] = cisco.Part{Type: cisco.TypeRequest, Body: requests[i].Marshal()}
 	}
+	l.PushParts(done, parts...)
+}
+
+// PushParts is Push for parts of any type.
+func (l *Leg) PushParts(done func(), parts ...cisco.Part) {
 	told := func(int, error) {
 		if done != nil {
 			l.post(done)
 		}
 	}
+	b := l.m.bindingOf(l.Line.Number, l.Device)
 	if b == nil || !l.Cisco {
 		told(0, nil)
 		return
 	}
-	l.m.opt.State.Push(b, told, requests...)
+	l.m.opt.State.PushParts(b, told, parts...)
+}
+
+func (m *Manager) bindingOf(line, device string) *registrar.Binding {
+	for _, b := range m.opt.Bindings.Lookup(line) {
+		if b.Device == device && b.Reachable() {
+			return b
+		}
+	}
+	return nil
 }
 
 // DialogID names the leg as its phone does.

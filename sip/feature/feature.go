@@ -7,6 +7,7 @@ import (
 
 	"ringfence/config"
 	"ringfence/sip/call"
+	"ringfence/sip/feature/conference"
 	"ringfence/sip/feature/park"
 	"ringfence/sip/feature/pickup"
 	"ringfence/sip/feature/transfer"
@@ -15,16 +16,21 @@ import (
 
 // Features is what has state of its own.
 type Features struct {
-	Park *park.Lots
+	Park  *park.Lots
+	Rooms *conference.Rooms
 }
 
 // Install fills the hooks of the options of a call manager; lamp shows numbers that are no line's as free or busy.
 func Install(o *call.Options, d *config.Document, lamp func(number string, busy bool), log *slog.Logger) *Features {
-	f := &Features{Park: park.New(d, lamp, log)}
+	f := &Features{Park: park.New(d, lamp, log), Rooms: conference.New(conference.Options{Log: log})}
 	o.Refer = transfer.Handle
 	o.Services = pickup.Services()
 	o.Numbers = map[plan.ObjectKind]func(*call.Call, plan.Object){plan.ParkSlot: f.Park.Retrieve}
 	o.Keys = map[string]func(*call.Call, *call.Leg, *call.Key){"Park": f.Park.Key, "ParkMonitor": f.Park.Key}
+	for _, key := range []string{"Conference", "ConfList", "ConfDetails", "RmLastConf"} {
+		o.Keys[key] = f.Rooms.Key
+	}
+	o.Choices, o.MayPress = f.Rooms.Choices, f.Rooms.MayPress
 	o.ReferServices = map[string]func(*call.Call, *call.Leg, *call.Referral, string){"dpark": f.Park.Directed}
 	return f
 }

@@ -98,6 +98,61 @@ func (p *Phone) PressEvent(ev cisco.SoftkeyEvent, headers ...string) *Pressed {
 	}
 	body := (&cisco.Request{Softkey: &ev}).Marshal()
 	transaction.SetBody(req, cisco.TypeRequest, body)
+	p.send(req, k)
+	return k
+}
+
+// pushedTo takes what the server pushes, and does what a phone does by itself: it resumes a call that it is told to.
+func (p *Phone) pushedTo(parts []cisco.Part) int {
+	p.mu.Lock()
+	if p.Deaf {
+		p.mu.Unlock()
+		return 481
+	}
+	alive := 0
+	for _, t := range p.talks {
+		if t.Ended == "" {
+			alive++
+		}
+	}
+	p.pushedAlive = append(p.pushedAlive, alive)
+	var resume *Talk
+	for _, part := range parts {
+		p.pushed = append(p.pushed, string(part.Body))
+		var r cisco.Request
+		if r.Unmarshal(part.Body) == nil && r.HoldRetrieve != nil {
+			for _, t := range p.talks {
+				if t.D.CallID == r.HoldRetrieve.Dialog.CallID && t.Ended == "" {
+					resume = t
+				}
+			}
+		}
+	}
+	p.mu.Unlock()
+	if resume != nil {
+		resume.Resume()
+	}
+	return 200
+}
+
+// Choose sends what the user has chosen in a menu.
+func (p *Phone) Choose(application, conf int, choice string) *Pressed {
+	me, to := sip.Uri{Scheme: "sip", User: p.Number, Host: Server.String()}, sip.Uri{Scheme: "sip", Host: Server.String()}
+	k := &Pressed{d: dialog.Outgoing(transaction.NewCallID(p.flow), dialog.Party{URI: me, Tag: transaction.NewTag()}, dialog.Party{URI: to}, to)}
+	p.mu.Lock()
+	p.keys = append(p.keys, k)
+	req := k.d.Request(sip.REFER)
+	p.mu.Unlock()
+	p.dress(req)
+	req.AppendHeader(sip.NewHeader("Refer-To", "cid:3e940001@192.0.2.51"))
+	data := (&cisco.Request{Data: &cisco.DataPassthrough{Application: application, ConfID: conf}}).Marshal()
+	ct, body := cisco.Join(cisco.Part{Type: cisco.TypeRequest, Body: data}, cisco.Part{Type: cisco.TypeCM, Body: []byte(choice)})
+	transaction.SetBody(req, ct, body)
+	p.send(req, k)
+	return k
+}
+
+func (p *Phone) send(req *sip.Request, k *Pressed) {
 	if _, err := p.layer.Request(p.flow, req, func(res *sip.Response, err error) {
 		if err == nil && res.StatusCode >= 200 {
 			p.mu.Lock()
@@ -107,7 +162,6 @@ func (p *Phone) PressEvent(ev cisco.SoftkeyEvent, headers ...string) *Pressed {
 	}); err != nil {
 		p.w.T.Error(err)
 	}
-	return k
 }
 
 // Told is a safe copy of what a key has led to.

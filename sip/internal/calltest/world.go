@@ -304,8 +304,17 @@ func (w *World) Slot(number string) (busy, known bool) {
 	return
 }
 
-// Push is call.State: the phone takes it after a moment.
+// Push is call.State.
 func (w *World) Push(b *registrar.Binding, done func(int, error), requests ...cisco.Request) {
+	parts := make([]cisco.Part, len(requests))
+	for i := range requests {
+		parts[i] = cisco.Part{Type: cisco.TypeRequest, Body: requests[i].Marshal()}
+	}
+	w.PushParts(b, done, parts...)
+}
+
+// PushParts is call.State: the phone takes it after a moment.
+func (w *World) PushParts(b *registrar.Binding, done func(int, error), parts ...cisco.Part) {
 	w.mu.Lock()
 	p := w.byFlow[b.Flow.ID()]
 	w.mu.Unlock()
@@ -314,24 +323,7 @@ func (w *World) Push(b *registrar.Binding, done func(int, error), requests ...ci
 			done(0, flow.ErrClosed)
 			return
 		}
-		code := 200
-		p.mu.Lock()
-		if p.Deaf {
-			code = 481
-		} else {
-			for _, r := range requests {
-				p.pushed = append(p.pushed, string(r.Marshal()))
-			}
-		}
-		alive := 0
-		for _, t := range p.talks {
-			if t.Ended == "" {
-				alive++
-			}
-		}
-		p.pushedAlive = append(p.pushedAlive, alive)
-		p.mu.Unlock()
-		done(code, nil)
+		done(p.pushedTo(parts), nil)
 	})
 }
 
