@@ -85,12 +85,8 @@ func TestConferenceIsHeard(t *testing.T) {
 		i := w.Manager.Snapshot()
 		return len(i) == 1 && i[0].State == "conference" && len(i[0].Legs) == 3 && y.Get().Ended != ""
 	})
-	port := func(talk *calltest.Talk) int {
-		a, _ := talk.Neg.Agreed()
-		return int(a.Remote.RTP.Port())
-	}
 	voices := []*voice{ada, ben, cleo}
-	ports := []int{port(x), port(ben.p.Last()), port(cleo.p.Last())}
+	ports := []int{x.Port(), ben.p.Last().Port(), cleo.p.Last().Port()}
 	heard := make([]chan []int16, len(voices))
 	for i, v := range voices {
 		heard[i] = make(chan []int16, 1)

@@ -859,3 +859,11 @@ func (t *Talk) PickUp() {
 }
 
 func (p *Phone) ack(_ flow.Flow, ack *sip.Request) {}
+
+// Port is where the server takes the phone's audio.
+func (t *Talk) Port() int {
+	t.P.mu.Lock()
+	defer t.P.mu.Unlock()
+	a, _ := t.Neg.Agreed()
+	return int(a.Remote.RTP.Port())
+}
