@@ -2,18 +2,13 @@ package media
 
 import (
 	"bytes"
-	"encoding/binary"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/pion/rtcp"
-	"github.com/pion/srtp/v3"
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	loopback = netip.MustParseAddr("127.0.0.1")
@@ -21,155 +16,6 @@ var (
 	pcma     = Format{PT: 8, Name: "PCMA", Rate: 8000}
 	g722     = Format{PT: 9, Name: "G722", Rate: 8000}
 )
-
-func dtmf(pt uint8) Format { return Format{PT: pt, Name: "telephone-event", Rate: 8000} }
-
-func engine(t testing.TB, edit ...func(*Options)) *Engine {
-	t.Helper()
-	o := Options{Address: loopback, First: 20000, Last: 29999, Workers: 2}
-	for _, f := range edit {
-		f(&o)
-	}
-	e, err := New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.Start()
-	t.Cleanup(e.Stop)
-	return e
-}
-
-func session(t testing.TB, e *Engine) *Session {
-	t.Helper()
-	s, err := e.NewSession(SessionOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// party is the far end of a session: two sockets and the manners of a phone.
-type party struct {
-	t         testing.TB
-	data, ctl *net.UDPConn
-	to        netip.AddrPort
-	seq       uint16
-	ts        uint32
-	ssrc      uint32
-}
-
-func newParty(t testing.TB, s *Session) *party {
-	t.Helper()
-	p := &party{t: t, seq: 100, ts: 160000, ssrc: 0x01020304, to: netip.AddrPortFrom(loopback, uint16(s.LocalPort()))}
-	p.data, p.ctl = listen(t), listen(t)
-	return p
-}
-
-func listen(t testing.TB) *net.UDPConn {
-	t.Helper()
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-func addrOf(c *net.UDPConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
-
-func (p *party) remote(formats ...Format) Remote {
-	return Remote{RTP: addrOf(p.data), RTCP: addrOf(p.ctl), Send: formats, Receive: formats, Direction: Both}
-}
-
-// packet makes the next packet of the party.
-func (p *party) packet(pt uint8, payload string) []byte {
-	b := make([]byte, rtpHeaderLen, rtpHeaderLen+len(payload))
-	b[0], b[1] = 0x80, pt
-	binary.BigEndian.PutUint16(b[2:], p.seq)
-	binary.BigEndian.PutUint32(b[4:], p.ts)
-	binary.BigEndian.PutUint32(b[8:], p.ssrc)
-	p.seq++
-	p.ts += 160
-	return append(b, payload...)
-}
-
-func (p *party) write(b []byte) {
-	p.t.Helper()
-	writeFrom(p.t, p.data, p.to, b)
-}
-
-func writeFrom(t testing.TB, c *net.UDPConn, to netip.AddrPort, b []byte) {
-	t.Helper()
-	if _, err := c.WriteToUDPAddrPort(b, to); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (p *party) say(pt uint8, payload string) { p.t.Helper(); p.write(p.packet(pt, payload)) }
-
-// hear reads the next packet that the session sends.
-func (p *party) hear() (packet, string) {
-	p.t.Helper()
-	b := p.read()
-	h, err := parsePacket(b)
-	if err != nil {
-		p.t.Fatalf("session sent %x: %v", b, err)
-	}
-	return h, string(b[h.offset:])
-}
-
-func (p *party) read() []byte { p.t.Helper(); return readFrom(p.t, p.data) }
-
-func readFrom(t testing.TB, c *net.UDPConn) []byte {
-	t.Helper()
-	b := make([]byte, 2048)
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
-	n, err := c.Read(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b[:n]
-}
-
-func (p *party) expect(pt uint8, payload string) packet {
-	p.t.Helper()
-	h, got := p.hear()
-	if h.pt != pt || got != payload {
-		p.t.Fatalf("got payload type %d %q, want %d %q", h.pt, got, pt, payload)
-	}
-	return h
-}
-
-// wait polls a condition that some worker will make true.
-func wait(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("timed out: %s", what)
-}
-
-// pair makes two bridged sessions with their parties.
-func pair(t testing.TB, e *Engine, fa, fb []Format) (a, b *Session, pa, pb *party) {
-	t.Helper()
-	a, b = session(t, e), session(t, e)
-	pa, pb = newParty(t, a), newParty(t, b)
-	set(t, a, pa.remote(fa...))
-	set(t, b, pb.remote(fb...))
-	if err := Bridge(a, b); err != nil {
-		t.Fatal(err)
-	}
-	return
-}
-
-func set(t testing.TB, s *Session, r Remote) {
-	t.Helper()
-	if err := s.SetRemote(r); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestRelayMapsPayloadTypes(t *testing.T) {
 	e := engine(t)
@@ -400,129 +246,6 @@ func TestGarbageOnThePort(t *testing.T) {
 	}
 }
 
-func TestSRTP(t *testing.T) {
-	for _, suite := range Suites() {
-		t.Run(suite.String(), func(t *testing.T) {
-			e := engine(t)
-			a, _, pa, pb := pair(t, e, []Format{pcmu}, []Format{pcmu})
-			r := pa.remote(pcmu)
-			r.RecvKey, r.SendKey = NewKey(suite), NewKey(suite)
-			set(t, a, r)
-			in, out := contextOf(t, r.RecvKey), contextOf(t, r.SendKey)
-
-			pa.say(0, "in clear")
-			wait(t, "clear packet refused", func() bool { return a.Stats().Rx.Unprotected == 1 })
-			sealed := seal(t, in, pa.packet(0, "secret"))
-			pa.write(sealed)
-			pb.expect(0, "secret")
-			pa.write(sealed)
-			wait(t, "replay refused", func() bool { return a.Stats().Rx.Replayed == 1 })
-			forged := seal(t, in, pa.packet(0, "secret"))
-			forged[len(forged)-1] ^= 1
-			pa.write(forged)
-			wait(t, "forged packet refused", func() bool { return a.Stats().Rx.Unprotected == 2 })
-
-			pb.say(0, "reply")
-			got := pa.read()
-			if bytes.Contains(got, []byte("reply")) {
-				t.Fatal("sent in clear")
-			}
-			plain, err := out.DecryptRTP(nil, got, nil)
-			if err != nil || string(plain[rtpHeaderLen:]) != "reply" {
-				t.Fatalf("decrypted %q, %v", plain, err)
-			}
-			want := map[Suite]int{CM128SHA32: 4, CM128SHA80: 10, AEAD128GCM: 16, AEAD256GCM: 16}[suite]
-			if tag := len(got) - len(plain); tag != want {
-				t.Errorf("tag of %d octets, want %d", tag, want)
-			}
-			if !a.Stats().Secure {
-				t.Error("not reported as secure")
-			}
-		})
-	}
-}
-
-func contextOf(t testing.TB, k Key) *srtp.Context {
-	t.Helper()
-	c, err := k.context()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func seal(t testing.TB, c *srtp.Context, b []byte) []byte {
-	t.Helper()
-	out, err := c.EncryptRTP(nil, b, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func TestRekeyKeepsTheOldKeyForASecond(t *testing.T) {
-	e := engine(t)
-	a, _, pa, pb := pair(t, e, []Format{pcmu}, []Format{pcmu})
-	r := pa.remote(pcmu)
-	r.RecvKey, r.SendKey = NewKey(CM128SHA80), NewKey(CM128SHA80)
-	set(t, a, r)
-	before := contextOf(t, r.RecvKey)
-	pa.write(seal(t, before, pa.packet(0, "1")))
-	pb.expect(0, "1")
-	set(t, a, r) // the same again: the state of the key goes on
-	pa.write(seal(t, before, pa.packet(0, "2")))
-	pb.expect(0, "2")
-
-	r.RecvKey = NewKey(AEAD256GCM)
-	set(t, a, r)
-	after := contextOf(t, r.RecvKey)
-	pa.write(seal(t, after, pa.packet(0, "new")))
-	pb.expect(0, "new")
-	pa.write(seal(t, before, pa.packet(0, "late")))
-	pb.expect(0, "late")
-	a.rx.Lock()
-	a.rx.oldUntil = 1 // the second is over
-	a.rx.Unlock()
-	pa.write(seal(t, before, pa.packet(0, "too late")))
-	wait(t, "old key refused", func() bool { return a.Stats().Rx.Unprotected == 1 })
-}
-
-func TestAuthenticatedPacketMovesTheLatch(t *testing.T) {
-	e := engine(t)
-	a, _, pa, pb := pair(t, e, []Format{pcmu}, []Format{pcmu})
-	r := pa.remote(pcmu)
-	r.RecvKey = NewKey(CM128SHA32)
-	set(t, a, r)
-	in := contextOf(t, r.RecvKey)
-	for range 2 {
-		moved, intruder := listen(t), listen(t)
-		writeFrom(t, intruder, pa.to, pa.packet(0, "in clear"))
-		writeFrom(t, moved, pa.to, seal(t, in, pa.packet(0, "moved")))
-		pb.expect(0, "moved")
-		pb.say(0, "answer")
-		if got := readFrom(t, moved); string(got[rtpHeaderLen:]) != "answer" {
-			t.Fatalf("heard %q", got)
-		}
-	}
-}
-
-func TestSourcesOfOneKeyAreBounded(t *testing.T) {
-	e := engine(t)
-	a, _, pa, pb := pair(t, e, []Format{pcmu}, []Format{pcmu})
-	r := pa.remote(pcmu)
-	r.RecvKey = NewKey(CM128SHA80)
-	set(t, a, r)
-	in := contextOf(t, r.RecvKey)
-	for i := range maxSources {
-		pa.ssrc = uint32(i + 1)
-		pa.write(seal(t, in, pa.packet(0, "x")))
-		pb.hear()
-	}
-	pa.ssrc++
-	pa.write(seal(t, in, pa.packet(0, "x")))
-	wait(t, "one source too many refused", func() bool { return a.Stats().Rx.Unprotected == 1 })
-}
-
 func TestReports(t *testing.T) {
 	e := engine(t, func(o *Options) { o.ReportEvery = 50 * time.Millisecond })
 	a, b, pa, pb := pair(t, e, []Format{pcmu}, []Format{pcmu})
@@ -573,37 +296,6 @@ func TestReports(t *testing.T) {
 	pa.say(0, "after the BYE")
 	pb.expect(0, "after the BYE")
 	_ = a
-}
-
-func TestProtectedReports(t *testing.T) {
-	e := engine(t, func(o *Options) { o.ReportEvery = 50 * time.Millisecond })
-	for _, suite := range Suites() {
-		s := session(t, e)
-		p := newParty(t, s)
-		r := p.remote(pcmu)
-		r.SendKey, r.RecvKey = NewKey(suite), NewKey(suite)
-		set(t, s, r)
-		plain, err := contextOf(t, r.SendKey).DecryptRTCP(nil, readFrom(t, p.ctl), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := rtcp.Unmarshal(plain); err != nil {
-			t.Fatal(err)
-		}
-		raw, _ := rtcp.Marshal([]rtcp.Packet{&rtcp.ReceiverReport{SSRC: 7}})
-		sealed, err := contextOf(t, r.RecvKey).EncryptRTCP(nil, raw, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctl := netip.AddrPortFrom(loopback, uint16(s.LocalPort()+1))
-		writeFrom(t, p.ctl, ctl, raw)
-		writeFrom(t, p.ctl, ctl, sealed)
-		writeFrom(t, p.ctl, ctl, sealed)
-		wait(t, "one of three taken", func() bool {
-			st := s.Stats().Rx
-			return st.Reports == 1 && st.Unprotected == 1 && st.Replayed == 1
-		})
-	}
 }
 
 func TestPortsRunOutAndComeBack(t *testing.T) {
@@ -722,21 +414,6 @@ func TestStopIsIdempotent(t *testing.T) {
 	s.Close()
 	if _, err := e.NewSession(SessionOptions{}); err == nil {
 		t.Error("stopped engine made a session")
-	}
-}
-
-func TestKeysDoNotPrint(t *testing.T) {
-	k := NewKey(CM128SHA80)
-	for _, s := range []string{k.String(), k.GoString(), k.LogValue().String()} {
-		if s != "AES_CM_128_HMAC_SHA1_80 [redacted]" {
-			t.Errorf("printed %q", s)
-		}
-	}
-	if _, err := KeyFrom(CM128SHA80, make([]byte, 29)); err == nil {
-		t.Error("took a short key")
-	}
-	if got, err := KeyFrom(k.Suite(), k.Material()); err != nil || !got.Equal(k) {
-		t.Errorf("key did not survive, %v", err)
 	}
 }
 

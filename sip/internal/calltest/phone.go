@@ -3,7 +3,6 @@ package calltest
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/emiago/sipgo/sip"
 
 	"ringfence/media"
-	"ringfence/sip/cisco"
 	"ringfence/sip/dialog"
 	"ringfence/sip/flow"
 	"ringfence/sip/registrar"
@@ -62,139 +60,6 @@ type Phone struct {
 	keys        []*Pressed
 	pushed      []string
 	pushedAlive []int // calls that it had when each push came
-}
-
-// Pressed is a softkey that was pressed, and what the server has told about it since.
-type Pressed struct {
-	Status  int
-	Reports []string // Subscription-State and body of NOTIFYs
-	d       *dialog.Dialog
-}
-
-// Press presses a softkey in a call.
-func (p *Phone) Press(event string, t *Talk, headers ...string) *Pressed {
-	x := t.Get()
-	return p.PressDialog(event, cisco.DialogID{CallID: x.D.CallID, LocalTag: x.D.Local.Tag, RemoteTag: x.D.Remote.Tag}, headers...)
-}
-
-// PressDialog presses a softkey for a call that is named.
-func (p *Phone) PressDialog(event string, id cisco.DialogID, headers ...string) *Pressed {
-	return p.PressEvent(cisco.SoftkeyEvent{Event: event, Dialog: id}, headers...)
-}
-
-// PressEvent sends a softkey event.
-func (p *Phone) PressEvent(ev cisco.SoftkeyEvent, headers ...string) *Pressed {
-	me, to := sip.Uri{Scheme: "sip", User: p.Number, Host: Server.String()}, sip.Uri{Scheme: "sip", Host: Server.String()}
-	k := &Pressed{d: dialog.Outgoing(transaction.NewCallID(p.flow), dialog.Party{URI: me, Tag: transaction.NewTag()}, dialog.Party{URI: to}, to)}
-	p.mu.Lock()
-	p.keys = append(p.keys, k)
-	req := k.d.Request(sip.REFER)
-	p.mu.Unlock()
-	p.dress(req)
-	req.AppendHeader(sip.NewHeader("Refer-To", "cid:3e940001@192.0.2.51"))
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.AppendHeader(sip.NewHeader(name, value))
-	}
-	body := (&cisco.Request{Softkey: &ev}).Marshal()
-	transaction.SetBody(req, cisco.TypeRequest, body)
-	p.send(req, k)
-	return k
-}
-
-// pushedTo takes what the server pushes, and does what a phone does by itself: it resumes a call that it is told to.
-func (p *Phone) pushedTo(parts []cisco.Part) int {
-	p.mu.Lock()
-	if p.Deaf {
-		p.mu.Unlock()
-		return 481
-	}
-	alive := 0
-	for _, t := range p.talks {
-		if t.Ended == "" {
-			alive++
-		}
-	}
-	p.pushedAlive = append(p.pushedAlive, alive)
-	var resume *Talk
-	for _, part := range parts {
-		p.pushed = append(p.pushed, string(part.Body))
-		var r cisco.Request
-		if r.Unmarshal(part.Body) == nil && r.HoldRetrieve != nil {
-			for _, t := range p.talks {
-				if t.D.CallID == r.HoldRetrieve.Dialog.CallID && t.Ended == "" {
-					resume = t
-				}
-			}
-		}
-	}
-	p.mu.Unlock()
-	if resume != nil {
-		resume.Resume()
-	}
-	return 200
-}
-
-// Choose sends what the user has chosen in a menu.
-func (p *Phone) Choose(application, conf int, choice string) *Pressed {
-	me, to := sip.Uri{Scheme: "sip", User: p.Number, Host: Server.String()}, sip.Uri{Scheme: "sip", Host: Server.String()}
-	k := &Pressed{d: dialog.Outgoing(transaction.NewCallID(p.flow), dialog.Party{URI: me, Tag: transaction.NewTag()}, dialog.Party{URI: to}, to)}
-	p.mu.Lock()
-	p.keys = append(p.keys, k)
-	req := k.d.Request(sip.REFER)
-	p.mu.Unlock()
-	p.dress(req)
-	req.AppendHeader(sip.NewHeader("Refer-To", "cid:3e940001@192.0.2.51"))
-	data := (&cisco.Request{Data: &cisco.DataPassthrough{Application: application, ConfID: conf}}).Marshal()
-	ct, body := cisco.Join(cisco.Part{Type: cisco.TypeRequest, Body: data}, cisco.Part{Type: cisco.TypeCM, Body: []byte(choice)})
-	transaction.SetBody(req, ct, body)
-	p.send(req, k)
-	return k
-}
-
-func (p *Phone) send(req *sip.Request, k *Pressed) {
-	if _, err := p.layer.Request(p.flow, req, func(res *sip.Response, err error) {
-		if err == nil && res.StatusCode >= 200 {
-			p.mu.Lock()
-			k.Status = res.StatusCode
-			p.mu.Unlock()
-		}
-	}); err != nil {
-		p.w.T.Error(err)
-	}
-}
-
-// Told is a safe copy of what a key has led to.
-func (p *Phone) Told(k *Pressed) (status int, reports []string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return k.Status, append([]string(nil), k.Reports...)
-}
-
-// Pushed is what the server has pushed, and how many calls the phone had each time.
-func (p *Phone) Pushed() ([]string, []int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return append([]string(nil), p.pushed...), append([]int(nil), p.pushedAlive...)
-}
-
-// Talk is a dialog as the phone sees it.
-type Talk struct {
-	P       *Phone
-	D       *dialog.Dialog
-	Neg     *sdp.Negotiation
-	Invite  *sip.Request
-	client  *transaction.Client
-	server  *transaction.Server
-	seq     uint32
-	Status  int // last answer to our INVITE, or what we answered
-	Ended   string
-	Shows   string   // last Remote-Party-ID
-	Info    string   // last Call-Info
-	Reports []string // bodies of NOTIFYs
-	refer   uint32
-	acked   bool
-	tick    chan struct{} // after each answer
 }
 
 // Phone plugs a phone in. transport is TCP, TLS or UDP.
@@ -316,13 +181,6 @@ func (p *Phone) Last() *Talk {
 		p.w.T.Fatalf("%s has no call", p.Number)
 	}
 	return p.talks[len(p.talks)-1]
-}
-
-// Get reads fields of a talk safely.
-func (t *Talk) Get() Talk {
-	t.P.mu.Lock()
-	defer t.P.mu.Unlock()
-	return *t
 }
 
 func (p *Phone) local(d media.Direction) sdp.Local {
@@ -449,117 +307,6 @@ func (p *Phone) Raw(number string, change func(*sip.Request), done func(code int
 	}
 }
 
-func (t *Talk) end(why string) {
-	t.P.mu.Lock()
-	defer t.P.mu.Unlock()
-	if t.Ended == "" {
-		t.Ended = why
-	}
-	t.D.End()
-}
-
-func (t *Talk) see(m sip.Message) {
-	if v := transaction.Header(m, "Remote-Party-ID"); v != "" {
-		t.Shows = v
-	}
-	if v := transaction.Header(m, "Call-Info"); v != "" {
-		t.Info = v
-	}
-}
-
-// answered takes answers to our INVITE.
-func (t *Talk) answered(res *sip.Response) {
-	t.P.mu.Lock()
-	t.Status = res.StatusCode
-	t.see(res)
-	_ = t.D.Answered(res)
-	over := t.Ended != ""
-	t.P.mu.Unlock()
-	switch {
-	case res.StatusCode < 200:
-		return
-	case res.StatusCode >= 300:
-		t.end(fmt.Sprint(res.StatusCode))
-		return
-	}
-	t.P.mu.Lock()
-	ack := t.D.Ack(t.seq)
-	if s, err := sdp.Parse(res.Body()); err == nil {
-		if t.Neg.Pending() {
-			_, err = t.Neg.Accept(s)
-		} else {
-			var answer *sdp.Session
-			if answer, _, err = t.Neg.Answer(s, t.P.local(media.Both)); err == nil {
-				transaction.SetBody(ack, "application/sdp", answer.Marshal())
-			}
-		}
-		if err != nil {
-			t.P.complain("answer to its INVITE: %v\n%s", err, res.Body())
-		}
-	}
-	client := t.client
-	t.acked = true
-	t.P.mu.Unlock()
-	_ = client.Ack(ack)
-	if over {
-		t.Bye()
-	}
-}
-
-// Cancel gives up.
-func (t *Talk) Cancel() {
-	t.P.mu.Lock()
-	c := t.client
-	t.P.mu.Unlock()
-	c.Cancel()
-}
-
-// request sends a request in the dialog and waits for nothing.
-func (t *Talk) request(method sip.RequestMethod, f func(*sip.Request), done func(*sip.Response)) {
-	t.P.mu.Lock()
-	if t.D.State != dialog.Confirmed {
-		t.P.mu.Unlock()
-		return // no phone lets its user do this
-	}
-	req := t.D.Request(method)
-	if f != nil {
-		f(req)
-	}
-	t.P.mu.Unlock()
-	var c *transaction.Client
-	var err error
-	ready := make(chan struct{})
-	c, err = t.P.layer.Request(t.P.flow, req, func(res *sip.Response, err error) {
-		if err != nil { // perhaps before Request has returned
-			t.end(err.Error())
-			return
-		}
-		<-ready
-		switch {
-		case res.StatusCode < 200:
-			return
-		case res.StatusCode == 481 || res.StatusCode == 408:
-			t.end(fmt.Sprint(res.StatusCode))
-		}
-		if method == sip.INVITE && res.StatusCode < 300 {
-			t.P.mu.Lock()
-			ack := t.D.Ack(req.CSeq().SeqNo)
-			t.P.mu.Unlock()
-			_ = c.Ack(ack)
-		}
-		if done != nil {
-			done(res)
-		}
-	})
-	close(ready)
-	if err != nil {
-		t.end(err.Error())
-	}
-}
-
-// Forget makes the phone forget the call, as after a restart.
-func (t *Talk) Forget() { t.end("forgotten") }
-
 // Steal sends a request with the names of a talk that may be another phone's.
 func (p *Phone) Steal(t *Talk, method sip.RequestMethod, f func(*sip.Request), done func(*sip.Response)) {
 	req := t.D.Request(method)
@@ -575,97 +322,6 @@ func (p *Phone) Steal(t *Talk, method sip.RequestMethod, f func(*sip.Request), d
 	}
 }
 
-// Stats are what the phone reports with BYE.
-const Stats = `Dur=61,Pkt=3050,Oct=488000,LatePkt=2,LostPkt=5,AvgJit=3,VQMetrics="CCR=0.0021;MOScq=4.3010"`
-
-// Bye hangs up.
-func (t *Talk) Bye() {
-	t.request(sip.BYE, func(req *sip.Request) { req.AppendHeader(sip.NewHeader("RTP-RxStat", Stats)) }, func(*sip.Response) {})
-	t.end("hung up")
-}
-
-// Hold puts the call on hold; reason may be "", transfer or conference.
-func (t *Talk) Hold(reason string) {
-	info := "<urn:x-cisco-remotecc:hold>"
-	if reason != "" {
-		info += "; reason= " + reason
-	}
-	t.Reinvite(media.Send, info)
-}
-
-// Resume takes it back.
-func (t *Talk) Resume() { t.Reinvite(media.Both, "<urn:x-cisco-remotecc:resume>") }
-
-// Reinvite offers anew.
-func (t *Talk) Reinvite(d media.Direction, info string) {
-	t.request(sip.INVITE, func(req *sip.Request) {
-		t.P.dress(req)
-		if info != "" {
-			req.AppendHeader(sip.NewHeader("Call-Info", info))
-		}
-		transaction.SetBody(req, "application/sdp", t.Neg.Offer(t.P.local(d)).Marshal())
-	}, func(res *sip.Response) {
-		t.P.mu.Lock()
-		defer t.P.mu.Unlock()
-		t.Status = res.StatusCode
-		t.see(res)
-		s, err := sdp.Parse(res.Body())
-		if res.StatusCode >= 300 || err != nil {
-			t.Neg.Reject()
-			return
-		}
-		if _, err := t.Neg.Accept(s); err != nil {
-			t.P.complain("answer to its re-INVITE: %v\n%s", err, res.Body())
-		}
-	})
-}
-
-// Refer transfers the call to a number.
-func (t *Talk) Refer(number string, headers ...string) {
-	t.referTo("<sip:"+number+"@"+Server.String()+">", headers...)
-}
-
-// ReferTo transfers the call to the party of another call of the phone.
-func (t *Talk) ReferTo(other *Talk, headers ...string) {
-	t.P.mu.Lock()
-	// The names as the phone sees them: from-tag is the tag in From of the INVITE, whoever sent it.
-	d := other.D
-	from, to := d.Local.Tag, d.Remote.Tag
-	if !d.Caller() {
-		from, to = to, from
-	}
-	number := d.Remote.URI.User
-	replaces := fmt.Sprintf("%s;to-tag=%s;from-tag=%s", d.CallID, to, from)
-	t.P.mu.Unlock()
-	t.referTo("<sip:"+number+"@"+Server.String()+"?Replaces="+url.QueryEscape(replaces)+">", headers...)
-}
-
-func (t *Talk) referTo(target string, headers ...string) {
-	t.request(sip.REFER, func(req *sip.Request) {
-		t.refer = req.CSeq().SeqNo
-		t.P.dress(req)
-		if target != "<>" {
-			req.AppendHeader(sip.NewHeader("Refer-To", target))
-		}
-		for _, h := range headers {
-			name, value, _ := strings.Cut(h, ": ")
-			req.AppendHeader(sip.NewHeader(name, value))
-		}
-	}, func(res *sip.Response) {
-		t.P.mu.Lock()
-		t.Status = res.StatusCode
-		t.P.mu.Unlock()
-	})
-}
-
-// ReferRaw transfers with a Refer-To of the test's own.
-func (t *Talk) ReferRaw(target string) { t.referTo(target) }
-
-// Send sends any request in the dialog and gives its answer to done.
-func (t *Talk) Send(method sip.RequestMethod, f func(*sip.Request), done func(*sip.Response)) {
-	t.request(method, f, done)
-}
-
 // find looks for the dialog of a request of the server.
 func (p *Phone) find(req *sip.Request) *Talk {
 	tag, _ := req.To().Params.Get("tag")
@@ -677,96 +333,6 @@ func (p *Phone) find(req *sip.Request) *Talk {
 		}
 	}
 	return nil
-}
-
-// request takes requests of the server.
-func (p *Phone) request(tx *transaction.Server) {
-	req := tx.Request()
-	if got := req.Recipient.String(); got != p.Contact {
-		// "sip-overview" §3: letter for letter.
-		p.w.T.Errorf("%s: request to %s, its Contact is %s", p.Number, got, p.Contact)
-		tx.Answer(404)
-		return
-	}
-	if p.Intercept != nil {
-		if code := p.Intercept(req); code != 0 {
-			tx.Answer(code)
-			return
-		}
-	}
-	if _, in := req.To().Params.Get("tag"); !in {
-		if req.Method == sip.INVITE {
-			p.invited(tx)
-		} else {
-			tx.Answer(481)
-		}
-		return
-	}
-	t := p.find(req)
-	if t == nil {
-		if req.Method == sip.NOTIFY && p.told(req) {
-			tx.Answer(200)
-			return
-		}
-		tx.Answer(481)
-		return
-	}
-	p.mu.Lock()
-	err := t.D.Receive(req)
-	if err != nil {
-		p.mu.Unlock()
-		if !p.w.forgiving {
-			p.w.T.Errorf("%s: %s: %v", p.Number, req.Method, err)
-		}
-		tx.Answer(500)
-		return
-	}
-	t.see(req)
-	res := tx.Response(200, "")
-	p.dress(res)
-	switch req.Method {
-	case sip.BYE:
-		res.AppendHeader(sip.NewHeader("RTP-RxStat", Stats))
-	case sip.NOTIFY:
-		t.Reports = append(t.Reports, transaction.Header(req, "Event")+" "+transaction.Header(req, "Subscription-State")+" "+strings.TrimSpace(string(req.Body())))
-	case sip.INVITE, sip.UPDATE:
-		if len(req.Body()) > 0 {
-			s, err := sdp.Parse(req.Body())
-			var answer *sdp.Session
-			if err == nil {
-				answer, _, err = t.Neg.Answer(s, p.local(media.Both))
-			}
-			if err != nil {
-				p.mu.Unlock()
-				tx.Answer(488)
-				return
-			}
-			transaction.SetBody(res, "application/sdp", answer.Marshal())
-		}
-	}
-	transferred := req.Method == sip.NOTIFY && t.refer != 0 && strings.Contains(string(req.Body()), " 200 ")
-	p.mu.Unlock()
-	_ = tx.Respond(res)
-	if req.Method == sip.BYE {
-		t.end("BYE")
-	}
-	if transferred && !p.Stay {
-		t.Bye()
-	}
-}
-
-// told takes a NOTIFY about a key.
-func (p *Phone) told(req *sip.Request) bool {
-	tag, _ := req.To().Params.Get("tag")
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, k := range p.keys {
-		if k.d.CallID == req.CallID().Value() && k.d.Local.Tag == tag {
-			k.Reports = append(k.Reports, transaction.Header(req, "Subscription-State")+" "+string(req.Body()))
-			return true
-		}
-	}
-	return false
 }
 
 // invited is a call for the phone.
@@ -820,50 +386,4 @@ func (p *Phone) invited(tx *transaction.Server) {
 	}
 }
 
-func (t *Talk) describe() ([]byte, bool) {
-	t.P.mu.Lock()
-	defer t.P.mu.Unlock()
-	s, err := sdp.Parse(t.Invite.Body())
-	if err != nil {
-		return nil, false
-	}
-	if sent := t.Neg.Sent(); sent != nil {
-		return sent.Marshal(), true
-	}
-	answer, _, err := t.Neg.Answer(s, t.P.local(media.Both))
-	if err != nil {
-		return nil, false
-	}
-	return answer.Marshal(), true
-}
-
-// PickUp answers the call.
-func (t *Talk) PickUp() {
-	if t.Get().Ended != "" {
-		return
-	}
-	body, ok := t.describe()
-	if !ok {
-		t.end("488")
-		t.server.Answer(488)
-		return
-	}
-	res := t.server.Response(200, "")
-	t.P.dress(res)
-	transaction.SetBody(res, "application/sdp", body)
-	t.P.mu.Lock()
-	t.D.Confirm()
-	t.Status = 200
-	t.P.mu.Unlock()
-	_ = t.server.Respond(res)
-}
-
 func (p *Phone) ack(_ flow.Flow, ack *sip.Request) {}
-
-// Port is where the server takes the phone's audio.
-func (t *Talk) Port() int {
-	t.P.mu.Lock()
-	defer t.P.mu.Unlock()
-	a, _ := t.Neg.Agreed()
-	return int(a.Remote.RTP.Port())
-}
