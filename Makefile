@@ -39,6 +39,7 @@ test-unit:
 	$(GO) test -race -short -timeout 8m $$($(GO) list ./... | grep -v /e2e)
 
 test-e2e: build
+	@mkdir -p build
 	$(GO) test -timeout 5m ./appliance/trustadmin
 	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_FEATURES=$(RECORD) $(GO) test -count=1 -timeout 10m ./cmd/ringfence/e2e/...
 
