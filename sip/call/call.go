@@ -2,7 +2,6 @@ package call
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/emiago/sipgo/sip"
@@ -37,7 +36,6 @@ type Call struct {
 	talking  time.Time
 	attempts int        // to find a codec both can
 	divert   func(*Leg) // who answers goes there instead of to the caller, who is gone
-	past     []LegInfo
 }
 
 // begin is the first event of a call.
@@ -437,9 +435,6 @@ func (c *Call) key(l *Leg, k *Key) {
 
 // down: nothing is left of a leg.
 func (c *Call) down(l *Leg) {
-	if len(c.past) < maxPast {
-		c.past = append(c.past, l.describe())
-	}
 	switch l {
 	case c.caller:
 		c.caller = nil
@@ -450,13 +445,8 @@ func (c *Call) down(l *Leg) {
 	}
 	if len(c.legs) == 0 && c.waiting == 0 {
 		c.log.Info("call ended", "line", c.from, "dialled", c.dialled, "took", time.Since(c.started), "why", l.why)
-		if c.m.opt.Ended != nil {
-			c.m.opt.Ended(c.info())
-		}
 	}
 }
-
-const maxPast = 32
 
 // stop ends everything at once.
 func (c *Call) stop() {
@@ -475,16 +465,7 @@ func (c *Call) other(l *Leg) *Leg {
 }
 
 func (c *Call) info() Info {
-	i := Info{ID: c.id, Dialled: c.dialled, Started: c.started, Answered: c.talking, Legs: slices.Clone(c.past)}
-	for l := range c.legs {
-		i.Legs = append(i.Legs, l.describe())
-	}
-	slices.SortFunc(i.Legs, func(a, b LegInfo) int {
-		if n := len(a.ID) - len(b.ID); n != 0 {
-			return n
-		}
-		return strings.Compare(a.ID, b.ID)
-	})
+	i := Info{ID: c.id, Dialled: c.dialled, Started: c.started, Answered: c.talking, Legs: c.list()}
 	switch {
 	case c.caller == nil:
 		i.State = "ending"

@@ -360,7 +360,7 @@ func (l *Leg) finish() {
 	l.owner, l.queue = nil, nil
 	l.mu.Unlock()
 	if o != nil {
-		delete(o.legs, l)
+		o.remember(l)
 	}
 	l.h.down(l)
 }

@@ -336,8 +336,7 @@ func (l *Leg) picked(res *sip.Response) {
 		l.log.Error("media", "err", err)
 	}
 	l.arm()
-	l.h.answered(l)
-	l.pump()
+	l.h.answered(l) // the leg may be another owner's from here on
 }
 
 func (l *Leg) takeAnswer(body []byte) (sdp.Agreed, error) {

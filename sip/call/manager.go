@@ -105,7 +105,8 @@ type Options struct {
 	ReferServices map[string]func(c *Call, l *Leg, r *Referral, arg string)
 	// Note adds to the boot record of a device; may be nil.
 	Note func(device, step, text string, failed bool)
-	// Ended is told about each call that is over, from the call's goroutine; may be nil.
+	// Ended is told about each call that is over, from the call's goroutine: its legs are those that ended there; a leg that moved
+	// on stands in the record of where it ended. May be nil.
 	Ended func(Info)
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +35,33 @@ type owner struct {
 
 	// Of the goroutine.
 	legs    map[*Leg]struct{}
-	waiting int // legs lent to another owner, which may come back
+	past    []LegInfo // of those that ended here
+	waiting int       // legs lent to another owner, which may come back
+}
+
+const maxPast = 100
+
+// remember keeps what a leg was, for the record.
+func (o *owner) remember(l *Leg) {
+	delete(o.legs, l)
+	if len(o.past) < maxPast {
+		o.past = append(o.past, l.describe())
+	}
+}
+
+// list describes the legs that ended here and those that are here.
+func (o *owner) list() []LegInfo {
+	list := slices.Clone(o.past)
+	for l := range o.legs {
+		list = append(list, l.describe())
+	}
+	slices.SortFunc(list, func(a, b LegInfo) int {
+		if n := len(a.ID) - len(b.ID); n != 0 {
+			return n
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return list
 }
 
 // message is something another owner wants done. Exactly one of run and drop is called, drop when the owner has ended.
@@ -45,8 +73,8 @@ const (
 	maxEvents = 64
 )
 
-// handler is what an owner does with its legs: a call, later a conference or a parking place. All methods are called in the
-// owner's goroutine.
+// handler is what an owner does with its legs: a call, a room, a parking place. All methods are called in the owner's goroutine.
+// answered, refer and key may give the leg away: whoever calls them does not touch it afterwards.
 type handler interface {
 	ringing(l *Leg, code int)  // an outgoing leg's phone was reached; code is 180 to 183
 	answered(l *Leg)           // an outgoing leg was answered and its media agreed
@@ -194,6 +222,10 @@ func (o *owner) cleanup(error) {
 		}
 	}
 	o.m.gone(o)
+	// One record per owner; one that has given all its legs away has none.
+	if i := o.h.info(); o.m.opt.Ended != nil && len(i.Legs) > 0 {
+		_ = task.Guard(o.log, "call record", func() { o.m.opt.Ended(i) })
+	}
 }
 
 // adopt makes o the owner of a leg; its waiting events come next.

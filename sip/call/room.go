@@ -361,18 +361,5 @@ func (r *Room) key(l *Leg, k *Key) {
 func (r *Room) down(l *Leg) { r.ended(l) }
 
 func (r *Room) info() Info {
-	i := Info{ID: r.id, State: "conference", Dialled: r.dialled, Started: r.started, Answered: r.started}
-	for l := range r.legs {
-		i.Legs = append(i.Legs, l.describe())
-	}
-	slices.SortFunc(i.Legs, func(a, b LegInfo) int {
-		if n := len(a.ID) - len(b.ID); n != 0 {
-			return n
-		}
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
-	return i
+	return Info{ID: r.id, State: "conference", Dialled: r.dialled, Started: r.started, Answered: r.started, Legs: r.list()}
 }

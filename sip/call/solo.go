@@ -198,9 +198,5 @@ func (s *Solo) stop() {
 }
 
 func (s *Solo) info() Info {
-	i := Info{ID: s.id, State: s.state, Dialled: s.dialled, Started: s.started, Answered: s.started}
-	for l := range s.legs {
-		i.Legs = append(i.Legs, l.describe())
-	}
-	return i
+	return Info{ID: s.id, State: s.state, Dialled: s.dialled, Started: s.started, Answered: s.started, Legs: s.list()}
 }
