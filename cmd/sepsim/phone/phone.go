@@ -25,6 +25,7 @@ type Phone struct {
 	tasks *task.Group
 
 	eventMu sync.Mutex // keeps events in order; never taken while mu is held
+	silent  bool       // under eventMu: switched off, nothing is told any more
 
 	mu       sync.Mutex // guards everything below and the calls
 	flash    *flash
@@ -87,7 +88,8 @@ func New(opt Options) (*Phone, error) {
 	return p, nil
 }
 
-// Stop hangs up, closes every connection and ends every goroutine, without a word to the server: the plug is pulled.
+// Stop hangs up, closes every connection and ends every goroutine, without a word to the server: the plug is pulled. No
+// event is told after it returned.
 // Unregister first for a phone that says goodbye.
 func (p *Phone) Stop() {
 	p.mu.Lock()
@@ -97,6 +99,11 @@ func (p *Phone) Stop() {
 	p.calls = nil
 	p.mu.Unlock()
 	for _, c := range calls {
+		p.mu.Lock()
+		if c.ackTimer != nil {
+			c.ackTimer.Stop()
+		}
+		p.mu.Unlock()
 		c.media.close()
 	}
 	if l != nil {
@@ -106,6 +113,9 @@ func (p *Phone) Stop() {
 		t.close()
 	}
 	p.tasks.Stop()
+	p.eventMu.Lock()
+	p.silent = true
+	p.eventMu.Unlock()
 }
 
 var errStopped = errors.New("phone is switched off")
@@ -158,6 +168,9 @@ func (p *Phone) event(step, text string, err error) {
 	}
 	p.eventMu.Lock()
 	defer p.eventMu.Unlock()
+	if p.silent {
+		return // a timer that was already running when the phone was switched off
+	}
 	p.opt.Events(e)
 }
 
