@@ -224,6 +224,9 @@ func (a *appliance) lineForward(ctx context.Context, r admin.Request) (any, erro
 		}
 	} else if len(r.Args) == 2 {
 		target := r.Args[1]
+		if target == "" {
+			return nil, admin.Refuse("line %s: an empty number is no target; say off to end forwarding", number)
+		}
 		if target == "off" {
 			target = ""
 		} else if code, why := a.plan.Load().Callable(number, target); code != 0 {

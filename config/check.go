@@ -92,6 +92,9 @@ func (c *checker) duplicate(seen map[string]string, name, path, what string) {
 	seen[name] = path
 }
 
+// minMediaPorts is what a fully used small office needs: fifty calls.
+const minMediaPorts = 200
+
 func (c *checker) node() {
 	a := c.d.Node.Address
 	const path = "node.address"
@@ -103,6 +106,12 @@ func (c *checker) node() {
 		c.bad(path, "the address of this appliance in the phones' network", "phones cannot reach %s", a)
 	case a.IsLoopback():
 		c.note(path, "for real phones write the address of this appliance in their network", "%s is reachable from this machine only", a)
+	}
+	if m := c.d.Node.Listen.Metrics; !m.Off() && !m.Addr().IsLoopback() {
+		c.note("node.listen.metrics", "listen on 127.0.0.1, or let a firewall admit the collector alone", "metrics are answered to everybody who reaches %s", m)
+	}
+	if p := c.d.Node.Media.Ports; p.First > 0 && p.Last >= p.First && int(p.Last)-int(p.First)+1 < minMediaPorts {
+		c.note("node.media.ports", "a range like 16384-32767", "%d ports carry at most %d calls at once: each takes two ports for either party", int(p.Last)-int(p.First)+1, (int(p.Last)-int(p.First)+1)/4)
 	}
 	c.listeners()
 }

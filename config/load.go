@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -20,6 +22,9 @@ func Load(path string) (*Document, []Notice, error) {
 	data, err := readRegular(path, maxFileBytes)
 	if err != nil {
 		e := &Error{File: path, Message: "cannot be read: " + reason(err), Hint: "ringfence config example prints a document to start from", cause: err}
+		if errors.Is(err, fs.ErrPermission) {
+			e.Hint = "let the user that runs ringfence read it"
+		}
 		return nil, nil, Errors{e}
 	}
 	return parse(path, data, realSystem())

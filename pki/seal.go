@@ -100,11 +100,11 @@ func readKeyFile(path string) ([]byte, error) {
 	}
 	text, ok := strings.CutPrefix(strings.TrimSpace(string(b)), keyHeader)
 	if !ok {
-		return nil, fmt.Errorf("key file %s does not start with %q", path, keyHeader)
+		return nil, fmt.Errorf("key file %s does not start with %q: it is damaged or another file; put it back from the backup", path, keyHeader)
 	}
 	key, err := hex.DecodeString(text)
 	if err != nil || len(key) != 32 {
-		return nil, fmt.Errorf("key file %s does not hold 64 hexadecimal digits", path)
+		return nil, fmt.Errorf("key file %s does not hold 64 hexadecimal digits: it is damaged; put it back from the backup", path)
 	}
 	return key, nil
 }

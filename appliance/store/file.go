@@ -42,7 +42,10 @@ const (
 func takeLock(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrPermission), errors.Is(err, unix.EROFS):
+		return nil, fmt.Errorf("state directory %s may not be written by user %d; give it to that user (chown) or name another with --state: %w", dir, os.Getuid(), err)
+	case err != nil:
 		return nil, fmt.Errorf("state directory %s: %w", dir, err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {

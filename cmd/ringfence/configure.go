@@ -8,8 +8,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"os/user"
 	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ringfence/appliance"
 	"ringfence/appliance/admin"
@@ -48,9 +53,29 @@ func (p *program) applyOffline(state string, args []string) int {
 	return admin.ExitOK
 }
 
-// edit opens the stored configuration in an editor and applies what comes back, as often as the editor is willing to mend what
-// the check finds.
+const editHelp = `usage: ringfence config edit
+
+Opens the stored document in $VISUAL, else $EDITOR, else vi, checks what comes back and makes it the next revision. With a fault
+nothing is changed and the text is kept. The text holds secrets: it lies in a folder that only you can read, and is removed.
+`
+
+// edit opens the stored configuration in an editor and applies what comes back.
 func (p *program) edit(client admin.Client) int {
+	editor := p.getenv("VISUAL")
+	if editor == "" {
+		editor = p.getenv("EDITOR")
+	}
+	if editor == "" {
+		if !p.terminal() {
+			return p.wrong("config edit needs a terminal, or an editor in $VISUAL or $EDITOR; a script takes config show --raw and config apply FILE")
+		}
+		editor = "vi"
+	}
+	// An editor looks after Ctrl-C itself. Any other end of this program takes the text with it.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	signal.Ignore(os.Interrupt)
+	defer signal.Reset(os.Interrupt)
 	text, err := p.ask(client, "config show", admin.Request{Flags: map[string]string{"raw": "true"}})
 	if err != nil {
 		return p.broken(err)
@@ -64,14 +89,8 @@ func (p *program) edit(client admin.Client) int {
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		return p.broken(err)
 	}
-	editor := p.getenv("VISUAL")
-	if editor == "" {
-		editor = p.getenv("EDITOR")
-	}
-	if editor == "" {
-		editor = "vi"
-	}
-	cmd := exec.Command("sh", "-c", editor+` "$1"`, "edit", name)
+	cmd := exec.CommandContext(ctx, "sh", "-c", editor+` "$1"`, "edit", name)
+	cmd.WaitDelay = time.Second
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, p.stdout, p.stderr
 	if err := cmd.Run(); err != nil {
 		return p.broken(fmt.Errorf("%s: %w; nothing was changed", editor, err))
@@ -92,6 +111,12 @@ func (p *program) edit(client admin.Client) int {
 		return code
 	}
 	return admin.ExitOK
+}
+
+// stdinTerminal tells whether somebody sits at standard input.
+func stdinTerminal() bool {
+	_, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // ask returns a text answer of a verb.

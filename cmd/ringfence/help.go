@@ -55,7 +55,10 @@ func (p *program) helpOn(args []string) int {
 	case args[0] == "run" && len(args) == 1:
 		fmt.Fprint(p.stdout, runHelp)
 		return admin.ExitOK
-	case args[0] == "config":
+	case len(args) == 2 && args[0] == "config" && args[1] == "edit":
+		fmt.Fprint(p.stdout, editHelp)
+		return admin.ExitOK
+	case args[0] == "config" && localConfig(args):
 		return config.Command([]string{"help"}, p.stdout, p.stderr)
 	case args[0] == "version" || args[0] == "help":
 		p.help(p.stdout)

@@ -35,12 +35,13 @@ const (
 type program struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	terminal       func() bool // standard input is one
 	serve          func(ctx context.Context, o appliance.Options) error
 	verbs          []admin.Verb
 }
 
 func newProgram() *program {
-	return &program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, serve: appliance.Run, verbs: appliance.Verbs()}
+	return &program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, terminal: stdinTerminal, serve: appliance.Run, verbs: appliance.Verbs()}
 }
 
 func (p *program) main(args []string) int {

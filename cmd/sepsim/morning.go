@@ -158,13 +158,13 @@ func (m *morning) run(ctx context.Context) error {
 	}
 	m.over.Store(m.once)
 	failures := m.summary()
-	m.next()
 	if m.once {
 		if failures > 0 {
 			return fmt.Errorf("%d steps failed; the daemon's log: %s", failures, m.d.tail())
 		}
 		return nil
 	}
+	m.next()
 	return m.serve(ctx)
 }
 
