@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ringfence/appliance/admin"
+	"ringfence/appliance/netsvc"
 	"ringfence/appliance/phone"
 	"ringfence/appliance/provision"
 	"ringfence/appliance/provision/phonefile"
@@ -104,6 +105,8 @@ type appliance struct {
 	features  *feature.Features
 	gateway   holder[vpn.Gateway]
 	noVPN     string // why there is no VPN though it is declared
+	clock     holder[netsvc.NTPServer]
+	noTime    atomic.Pointer[string] // why no time is served though it is declared
 
 	undo []teardown // newest last
 }

@@ -83,6 +83,9 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 			return provision.NewTFTP(provision.TFTPOptions{Files: a.files, Address: address, Log: a.log})
 		}))
 	}
+	if !l.NTP.Off() {
+		a.supervisor.Add(a.timeService(l.NTP))
+	}
 	a.supervisor.Add(supervise.Service{Name: "trust", Run: a.trust.Run})
 	a.supervisor.Add(supervise.Service{
 		Name: "media", Required: true,
@@ -165,7 +168,7 @@ func telephony(n config.Node) []vpn.Rule {
 	for _, e := range []config.Endpoint{n.Listen.ProvisionHTTP, n.Listen.ProvisionHTTPS, n.Listen.CAPF, n.Listen.TVS, n.Listen.SIPTCP, n.Listen.SIPTLS} {
 		add(policy.TCP, e.Port(), e.Port())
 	}
-	for _, e := range []config.Endpoint{n.Listen.TFTP, n.Listen.SIPUDP} {
+	for _, e := range []config.Endpoint{n.Listen.TFTP, n.Listen.SIPUDP, n.Listen.NTP} {
 		add(policy.UDP, e.Port(), e.Port())
 	}
 	// A TFTP transfer goes on from a port of its own, which the kernel takes from its ephemeral range.

@@ -37,6 +37,9 @@ func (a *appliance) status() admin.StatusInfo {
 	for i := range s.Services {
 		s.Services[i].Listen = listens[s.Services[i].Name]
 	}
+	if why := a.noTime.Load(); why != nil && len(a.doc().Site.NTP) == 0 {
+		s.Warnings = append(s.Warnings, "no time service, which phones are told to ask: "+*why)
+	}
 	if a.noVPN != "" {
 		s.Warnings = append(s.Warnings, "no VPN: "+a.noVPN)
 	}
@@ -79,6 +82,9 @@ func (a *appliance) listeners() map[string][]string {
 	add("sip", "tcp", l.SIPTCP)
 	add("sip", "tls", l.SIPTLS)
 	add("sip", "udp", l.SIPUDP)
+	if a.clock.get() != nil {
+		add("ntp", "udp", l.NTP)
+	}
 	if a.noVPN == "" {
 		add("vpn", "tcp", l.VPN)
 	}

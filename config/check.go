@@ -135,6 +135,7 @@ func (c *checker) listenerList() []listener {
 		{"sip_tcp", l.SIPTCP, true, false, 0, true},
 		{"sip_udp", l.SIPUDP, false, true, 0, false},
 		{"sip_tls", l.SIPTLS, true, false, 0, true},
+		{"ntp", l.NTP, false, true, 123, false},
 		{"vpn", l.VPN, true, true, 0, false},
 		{"metrics", l.Metrics, true, false, 0, false},
 	}

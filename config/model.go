@@ -53,6 +53,7 @@ type Listen struct {
 	SIPTCP         Endpoint `yaml:"sip_tcp" default:"0.0.0.0:5060" doc:"SIP over TCP."`
 	SIPUDP         Endpoint `yaml:"sip_udp" default:"0.0.0.0:5060" doc:"SIP over UDP, for other vendors' phones."`
 	SIPTLS         Endpoint `yaml:"sip_tls" default:"0.0.0.0:5061" doc:"SIP over TLS."`
+	NTP            Endpoint `yaml:"ntp" default:"0.0.0.0:123" doc:"Time for phones. They know no other port than 123. When another program of this machine serves the time there already, that one is left in peace."`
 	VPN            Endpoint `yaml:"vpn" default:"0.0.0.0:443" doc:"AnyConnect login and tunnel (TCP). Phones accept no other UDP port than 443."`
 	Metrics        Endpoint `yaml:"metrics" default:"127.0.0.1:9090" doc:"Prometheus metrics and health."`
 	LegacyTLS      []string `yaml:"legacy_tls" enum:"capf,tvs,sip,vpn" doc:"Listeners that also speak TLS 1.0 with RSA key exchange, for phones that know nothing newer (6900, 7900, 8900, 9900 series): capf, tvs, sip, vpn. Such phones need capf, tvs and sip for encrypted mode."`

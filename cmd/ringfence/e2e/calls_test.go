@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/beevik/ntp"
+
 	"ringfence/cmd/sepsim/phone"
 	"ringfence/internal/feature"
 )
@@ -55,6 +57,14 @@ func TestNonsecurePhone(t *testing.T) {
 	d.json(&info, "phone", "show", "SEP001122AA0003")
 	if len(info.Warnings) == 0 {
 		t.Error("phone show says nothing about the password in clear")
+	}
+	// A device file without declared time servers names the appliance, so there a phone must get the time.
+	r, err := ntp.QueryWithOptions(d.site.Address, ntp.QueryOptions{Timeout: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Validate(); err != nil || r.ClockOffset.Abs() > 5*time.Second {
+		t.Errorf("time for phones: offset %v, %v", r.ClockOffset, err)
 	}
 }
 

@@ -13,6 +13,7 @@ node:
     tftp: {{.Address}}:69
     capf: {{.Address}}:3804
     tvs: {{.Address}}:2445
+    ntp: {{.Address}}:123
     sip_tcp: {{.Address}}:5060
     sip_udp: {{.Address}}:5060
     sip_tls: {{.Address}}:5061
