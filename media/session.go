@@ -159,9 +159,8 @@ func (e *Engine) NewSession(o SessionOptions) (*Session, error) {
 		e.state.Unlock()
 		return nil, ErrClosed
 	}
-	w := e.workers[e.state.next%len(e.workers)]
-	e.state.next++
 	e.state.Unlock()
+	w := e.pick()
 
 	if err := s.open(w); err != nil {
 		return nil, err

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -18,18 +16,41 @@ import (
 	"ringfence/internal/task"
 )
 
-// worker is one thread with one epoll set. Sockets are watched level-triggered and read once per event: a leg's socket holds
-// one packet every 20 ms, so a second read would nearly always be wasted.
+// worker relays the packets of some sessions. It waits in Go's own poller, so that no thread blocks in a system call that the
+// scheduler has to watch, and reads what is there without blocking.
+//
+// Its sockets are in an epoll set that nobody ever blocks on. What the poller watches is a second set:
+//
+//	Go's poller -- gate (edge) --+-- sockets (one-shot; armed in mode eager only) -- every socket of a session (level)
+//	                             +-- timer   (edge; a report is due, or the beat of mode steady)
+//	                             +-- wake    (edge)
+//
+// Eager, a worker is woken by each packet. Once so many come that this costs more than the work itself, it is steady: the sockets
+// make no wake-ups, and a timer lets it look for packets in fixed short beats, which adds less than a beat to their delay.
+//
+// A socket is read once per event: it holds one packet every 20 ms, so a second read would nearly always be wasted.
 type worker struct {
 	engine  *Engine
-	epoll   int
+	sockets int      // epoll set of the sockets
+	gate    *os.File // epoll set of what wakes the worker
+	wait    syscall.RawConn
+	gateFD  int
+	timer   int
 	wake    int // eventfd
-	tid     atomic.Int64
 	packets atomic.Uint64
 	relayed atomic.Uint64
+	steady  atomic.Bool // changed by run alone
 	mem     *scratch
 	now     int64 // of the events at hand
 	events  []unix.EpollEvent
+
+	// Of run.
+	idle   bool // no session, no timer
+	parked bool // the poller was asked once
+	count  int  // packets since the mode was looked at
+	since  int64
+	buf    [256]unix.EpollEvent
+	got    int
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
@@ -38,50 +59,105 @@ type worker struct {
 	closed   bool
 }
 
-// tickEvery is how often a worker looks for sessions whose report is due.
-const tickEvery = 250 * time.Millisecond
+const (
+	// tickEvery is how often a worker looks for sessions whose report is due.
+	tickEvery = 250 * time.Millisecond
+	// beat is how often a steady worker looks for packets.
+	beat = 500 * time.Microsecond
+	// A worker looks at its mode so often, and changes it at these packets per second.
+	modeEvery   = 50 * time.Millisecond
+	becomeBusy  = 1500
+	becomeQuiet = 700
+	// workerShare is how many sessions a worker gets before the next one gets any: one that has much to do at once is cheaper
+	// than two that are woken for little.
+	workerShare = 800
+)
 
 func newWorker(e *Engine) (*worker, error) {
-	w := &worker{engine: e, mem: new(scratch), sessions: make(map[*Session]struct{})}
-	var err error
-	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("epoll: %w", err)
-	}
-	if w.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		_ = unix.Close(w.epoll)
-		return nil, fmt.Errorf("eventfd: %w", err)
-	}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
-	if err = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, w.wake, &ev); err != nil {
-		_ = unix.Close(w.epoll)
-		_ = unix.Close(w.wake)
-		return nil, fmt.Errorf("watch eventfd: %w", err)
+	w := &worker{engine: e, mem: new(scratch), sessions: make(map[*Session]struct{}), sockets: -1, timer: -1, wake: -1}
+	if err := w.open(); err != nil {
+		w.close()
+		return nil, err
 	}
 	return w, nil
 }
 
-// run is the worker's loop. The goroutine keeps its thread, so that the kernel sees one task that does nothing else.
+func (w *worker) open() (err error) {
+	if w.sockets, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	if w.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		return fmt.Errorf("timerfd: %w", err)
+	}
+	if w.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	if w.gateFD, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	// The file is what the poller takes; it owns the descriptor.
+	if err := unix.SetNonblock(w.gateFD, true); err != nil {
+		_ = unix.Close(w.gateFD)
+		return fmt.Errorf("epoll: %w", err)
+	}
+	w.gate = os.NewFile(uintptr(w.gateFD), "media")
+	if w.wait, err = w.gate.SyscallConn(); err != nil {
+		return fmt.Errorf("poller: %w", err)
+	}
+	for _, x := range []struct {
+		fd     int
+		events uint32
+	}{
+		{w.timer, unix.EPOLLIN | unix.EPOLLET}, {w.wake, unix.EPOLLIN | unix.EPOLLET}, {w.sockets, unix.EPOLLIN | unix.EPOLLONESHOT},
+	} {
+		ev := unix.EpollEvent{Events: x.events, Fd: int32(x.fd)}
+		if err := unix.EpollCtl(w.gateFD, unix.EPOLL_CTL_ADD, x.fd, &ev); err != nil {
+			return fmt.Errorf("watch: %w", err)
+		}
+	}
+	return nil
+}
+
+// run is the worker's loop.
 func (w *worker) run(context.Context) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	w.tid.Store(int64(unix.Gettid()))
-	defer w.tid.Store(0)
-	buf := make([]unix.EpollEvent, 256)
-	next := w.engine.now() + int64(tickEvery)
-	serve := w.serve // made once: a closure per batch would be an allocation per packet
+	defer w.setTimer(0)
+	serve, look := w.serve, w.look // made once: a closure per batch would be an allocation per packet
+	next := w.engine.now()
+	w.since, w.idle = next, true
 	for {
-		timeout, stopping := w.wait(next)
+		idle, stopping := w.state()
 		if stopping {
 			return
 		}
-		n, err := unix.EpollWait(w.epoll, buf, timeout)
-		if err != nil && err != unix.EINTR {
+		if idle != w.idle {
+			w.idle = idle
+			w.steady.Store(false)
+			if idle {
+				w.setTimer(0)
+			} else {
+				w.setTimer(tickEvery)
+			}
+		}
+		w.parked = false
+		if err := w.wait.Read(look); err != nil {
 			w.engine.log.Error("media worker stops", "err", err)
 			return
 		}
-		w.now, w.events = w.engine.now(), buf[:max(n, 0)]
-		for len(w.events) > 0 {
-			_ = task.Guard(w.engine.log, "media packet", serve)
+		w.now = w.engine.now()
+		for w.got > 0 {
+			w.count += w.got
+			w.events = w.buf[:w.got]
+			for len(w.events) > 0 {
+				_ = task.Guard(w.engine.log, "media packet", serve)
+			}
+			if w.got < len(w.buf) {
+				break
+			}
+			w.now = w.engine.now()
+			w.got = epollNow(w.sockets, w.buf[:])
+		}
+		if w.now-w.since >= int64(modeEvery) {
+			w.choose()
 		}
 		if w.now >= next {
 			next = w.now + int64(tickEvery)
@@ -90,15 +166,78 @@ func (w *worker) run(context.Context) {
 	}
 }
 
-// wait returns how long epoll may take in milliseconds: until the next tick, or for ever if there is nothing to look after.
-func (w *worker) wait(next int64) (timeout int, stopping bool) {
-	w.mu.Lock()
-	idle, stopping := len(w.sessions) == 0, w.stopping
-	w.mu.Unlock()
-	if idle {
-		return -1, stopping
+// look is called by the poller: before it waits, and whenever something has woken it. False is to wait.
+func (w *worker) look(uintptr) bool {
+	w.got = 0
+	if w.parked {
+		w.clearTimer()
+		w.got = epollNow(w.sockets, w.buf[:])
+		return true
 	}
-	return int(max(0, (next-w.engine.now())/int64(time.Millisecond)+1)), stopping
+	w.parked = true
+	if w.steady.Load() {
+		return false
+	}
+	// First armed, then asked: a packet in between is found by the one or the other.
+	arm(w.gateFD, w.sockets)
+	w.got = epollNow(w.sockets, w.buf[:])
+	idle, stopping := w.state()
+	return w.got > 0 || stopping || idle != w.idle
+}
+
+// choose looks whether the mode fits what there is to do.
+func (w *worker) choose() {
+	rate := int64(w.count) * int64(time.Second) / (w.now - w.since)
+	w.count, w.since = 0, w.now
+	switch steady := w.steady.Load(); {
+	case !steady && rate > becomeBusy:
+		w.steady.Store(true)
+		w.setTimer(beat)
+	case steady && rate < becomeQuiet:
+		w.steady.Store(false)
+		w.setTimer(tickEvery)
+	}
+}
+
+// setTimer makes the timer wake the worker every so often; 0 stops it.
+func (w *worker) setTimer(d time.Duration) {
+	t := unix.NsecToTimespec(int64(d))
+	_ = unix.TimerfdSettime(w.timer, 0, &unix.ItimerSpec{Interval: t, Value: t}, nil)
+}
+
+// clearTimer reads the timer, without which it would not go on.
+func (w *worker) clearTimer() {
+	var b [8]byte
+	_, _, _ = unix.RawSyscall(unix.SYS_READ, uintptr(w.timer), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+}
+
+// state tells whether there is nothing to look after, and whether run is to end.
+func (w *worker) state() (idle, stopping bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.sessions) == 0, w.stopping
+}
+
+// load is how many sessions the worker has.
+func (w *worker) load() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.sessions)
+}
+
+// pick chooses the worker of a new session.
+func (e *Engine) pick() *worker {
+	best, least := e.workers[0], -1
+	for _, w := range e.workers {
+		n := w.load()
+		if n < workerShare {
+			return w
+		}
+		if least < 0 || n < least {
+			best, least = w, n
+		}
+	}
+	return best
 }
 
 // serve handles the events that are left. A panic costs the event it happens in.
@@ -106,11 +245,6 @@ func (w *worker) serve() {
 	for len(w.events) > 0 {
 		port := w.events[0].Fd
 		w.events = w.events[1:]
-		if port < 0 {
-			var b [8]byte
-			_, _ = unix.Read(w.wake, b[:])
-			continue
-		}
 		// The event names a port, not a socket: if the port changed hands since, the read finds nothing and does no harm.
 		ep := w.engine.socks[port].Load()
 		switch {
@@ -148,7 +282,7 @@ func (w *worker) add(s *Session) error {
 	w.engine.socks[first+1].Store(&s.ctrl)
 	for i, fd := range []int{s.data.fd, s.ctrl.fd} {
 		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: first + int32(i)}
-		if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		if err := unix.EpollCtl(w.sockets, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 			w.engine.socks[first].Store(nil)
 			w.engine.socks[first+1].Store(nil)
 			return err
@@ -171,18 +305,18 @@ func (w *worker) remove(s *Session) {
 	w.mu.Unlock()
 }
 
-// poke ends a wait of the worker.
-func (w *worker) poke() {
-	_, _ = unix.Write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-}
-
 // stop ends run.
 func (w *worker) stop() {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.stopping = true
-	w.mu.Unlock()
-	w.poke()
+	if !w.closed {
+		w.poke()
+	}
 }
+
+// poke ends a wait of the worker.
+func (w *worker) poke() { _, _ = unix.Write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 func (w *worker) close() {
 	w.mu.Lock()
@@ -191,23 +325,14 @@ func (w *worker) close() {
 		return
 	}
 	w.closed = true
-	_ = unix.Close(w.epoll)
-	_ = unix.Close(w.wake)
-}
-
-// cpu is the time the worker's thread has run, from the scheduler's own count.
-func (w *worker) cpu() time.Duration {
-	tid := w.tid.Load()
-	if tid == 0 {
-		return 0
+	if w.gate != nil {
+		_ = w.gate.Close()
 	}
-	b, err := os.ReadFile("/proc/self/task/" + strconv.FormatInt(tid, 10) + "/schedstat")
-	if err != nil {
-		return 0
+	for _, fd := range []int{w.sockets, w.timer, w.wake} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
 	}
-	first, _, _ := strings.Cut(string(b), " ")
-	ns, _ := strconv.ParseInt(first, 10, 64)
-	return time.Duration(ns)
 }
 
 // sockaddr is a socket address in the kernel's form, so that sending needs no conversion.
@@ -290,4 +415,19 @@ func sendTo(fd int, b []byte, to *sockaddr) bool {
 	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
 		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
 	return errno == 0
+}
+
+// epollNow asks a set without waiting.
+func epollNow(set int, buf []unix.EpollEvent) int {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(set), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0, 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+// arm lets a one-shot watch fire once more.
+func arm(set, fd int) {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(fd)}
+	_, _, _ = unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_MOD, uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
 }
