@@ -103,6 +103,7 @@ type appliance struct {
 	sip       *sip.Server
 	calls     *call.Manager
 	features  *feature.Features
+	rollouts  *rollouts
 	gateway   holder[vpn.Gateway]
 	noVPN     string // why there is no VPN though it is declared
 	clock     holder[netsvc.NTPServer]
@@ -212,6 +213,9 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 	if err := a.setupSIP(); err != nil {
 		return err
 	}
+
+	a.rollouts = newRollouts(a.log)
+	a.after("roll-outs", func() error { a.rollouts.tasks.Stop(); return nil })
 
 	a.supervisor = supervise.New(a.log)
 	a.addServices(note)

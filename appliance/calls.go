@@ -31,6 +31,7 @@ func (a *appliance) setupCalls() error {
 	}
 	a.after("calls", func() error { a.calls.Stop(); return nil })
 	a.sip.SetCalls(a.calls)
+	a.sip.State().DeclareSwitches(a.doc().Switches()...)
 	return nil
 }
 

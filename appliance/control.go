@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"ringfence/appliance/admin"
 	"ringfence/appliance/trustadmin"
@@ -24,7 +23,6 @@ import (
 // Verbs are all commands that the daemon answers: admin's, which only look, and those that give orders.
 func Verbs() []admin.Verb {
 	onOff := "on|off"
-	force := admin.Flag{Name: "force", Usage: "also while the phone is in a call", Bool: true}
 	verbs := append(admin.Verbs(),
 		admin.Verb{Name: "config show", Args: "[REVISION]", Max: 1, Short: "the configuration in force, secrets hidden", Print: printText,
 			Flags: []admin.Flag{{Name: "raw", Usage: "with secrets, as it was applied", Bool: true}}},
@@ -39,13 +37,13 @@ func Verbs() []admin.Verb {
 		admin.Verb{Name: "line forward", Args: "NUMBER [TARGET|off|reset]", Min: 1, Max: 2, Short: "show, set or clear where all calls of a line go, or go back to what is declared", Change: true, Print: printText},
 		admin.Verb{Name: "phone dnd", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set do-not-disturb", Change: true, Print: printText},
 		admin.Verb{Name: "phone hunt", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set the log-in to hunt groups", Change: true, Print: printText},
-		admin.Verb{Name: "phone restart", Args: "DEVICE", Min: 1, Max: 1, Short: "make a phone read its files again", Change: true, Print: printText, Flags: []admin.Flag{force}},
-		admin.Verb{Name: "phone reset", Args: "DEVICE", Min: 1, Max: 1, Short: "make a phone boot", Change: true, Print: printText, Flags: []admin.Flag{force}},
 		admin.Verb{Name: "vpn kick", Args: "SESSION|NAME", Min: 1, Max: 1, Short: "end a VPN session", Change: true, Print: printText},
 		admin.Verb{Name: "plan explain", Short: "what would become of a call, step by step", Print: printText,
 			Flags: []admin.Flag{{Name: "from", Usage: "calling line"}, {Name: "dial", Usage: "number dialled"}}},
 	)
 	verbs = append(verbs, trustadmin.Verbs()...)
+	verbs = append(verbs, stateVerbs()...)
+	verbs = append(verbs, rolloutVerbs()...)
 	subject := func(v admin.Verb) string { s, _, _ := strings.Cut(v.Name, " "); return s }
 	order := map[string]int{}
 	for _, v := range append([]admin.Verb{{Name: "config"}}, verbs...) {
@@ -115,9 +113,10 @@ func (a *appliance) handlers() map[string]admin.Handler {
 	maps.Copy(h, map[string]admin.Handler{
 		"config show": a.configShow, "config history": a.configHistory, "config diff": a.configDiff, "config apply": a.configApply,
 		"config reload": a.configReload, "line forward": a.lineForward, "phone adopt": a.phoneAdopt, "phone dnd": a.phoneDND, "phone hunt": a.phoneHunt,
-		"phone restart": a.serviceControl("restart"), "phone reset": a.serviceControl("reset"),
 		"vpn kick": a.vpnKick, "plan explain": a.planExplain,
 	})
+	maps.Copy(h, a.stateHandlers())
+	maps.Copy(h, a.rolloutHandlers())
 	return h
 }
 
@@ -245,8 +244,10 @@ func (a *appliance) lineForward(ctx context.Context, r admin.Request) (any, erro
 // declaredPhone is the device that a request names.
 func (a *appliance) declaredPhone(ctx context.Context, r admin.Request) (string, error) {
 	device := strings.ToUpper(r.Args[0])
-	if _, ok := a.doc().Phone(device); ok {
-		return device, nil
+	for _, name := range []string{device, "SEP" + strings.NewReplacer(":", "", "-", "", ".", "").Replace(device)} {
+		if _, ok := a.doc().Phone(name); ok {
+			return name, nil
+		}
 	}
 	if _, err := a.sources().Handlers()["phone show"](ctx, admin.Request{Args: r.Args[:1]}); err != nil {
 		return "", err
@@ -289,26 +290,6 @@ func (a *appliance) phoneHunt(ctx context.Context, r admin.Request) (any, error)
 		return nil, err
 	}
 	return say("hunt-group log-in of %s is %s", device, onOff(a.sip.State().HuntLogin(device)))
-}
-
-func (a *appliance) serviceControl(action string) admin.Handler {
-	return func(ctx context.Context, r admin.Request) (any, error) {
-		device, err := a.declaredPhone(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-		defer cancel()
-		switch err := a.sip.State().ServiceControl(ctx, device, action, nil, r.Flags["force"] != ""); {
-		case errors.Is(err, state.ErrInCall):
-			return nil, admin.Refuse("phone %s is in a call; --force does it all the same", device)
-		case errors.Is(err, state.ErrNotRegistered):
-			return nil, admin.Refuse("phone %s is not registered, so that it cannot be told anything; ringfence phone show %s says where it stands", device, device)
-		case err != nil:
-			return nil, admin.Refuse("phone %s: %v", device, err)
-		}
-		return say("phone %s was told to %s", device, action)
-	}
 }
 
 func (a *appliance) vpnKick(_ context.Context, r admin.Request) (any, error) {

@@ -65,7 +65,8 @@ func (d declared) Device(name string) (registrar.DeviceInfo, bool) {
 	if !ok {
 		return registrar.DeviceInfo{}, false
 	}
-	info := registrar.DeviceInfo{Name: name, Model: p.Model, Encrypted: p.Security == config.SecurityEncrypted, DNDReject: true, HuntLogin: true}
+	info := registrar.DeviceInfo{Name: name, Model: p.Model, Encrypted: p.Security == config.SecurityEncrypted, DNDReject: p.DND != "silent", HuntLogin: true,
+		Load: p.Load}
 	for _, l := range d.LinesOf(name) {
 		info.Lines = append(info.Lines, d.account(l))
 		if l.Index == 1 {

@@ -114,6 +114,7 @@ func (a *appliance) switchTo(ctx context.Context, doc *config.Document) (Effect,
 	if err := a.passwords.generate(ctx); err != nil {
 		return e, err
 	}
+	a.sip.State().DeclareSwitches(doc.Switches()...)
 	a.sip.State().Reload()
 	for _, p := range doc.Phones {
 		if s, err := a.files.Stamps(p.Device); err == nil && before[p.Device] != nil && before[p.Device] != any(s) {

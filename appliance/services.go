@@ -196,7 +196,7 @@ func (a *appliance) setupSIP() error {
 		Log: a.log, Listen: listen, Certificate: a.roles.certificate(pki.RoleCCM), VerifyClient: a.roles.device,
 		MaxMessage: a.doc().SIP.MaxMessageBytes, MaxFlows: a.doc().SIP.MaxFlows, MaxPerSource: a.doc().SIP.MaxFlowsPerIP,
 		Accounts: accounts{a.doc}, Password: a.passwords.of, Realm: a.doc().Site.Domain, Expires: a.doc().SIP.RegisterExpires.D(),
-		Store: a.store, Local: a.local, Note: a.recorder.Note,
+		Store: a.store, Local: a.local, Note: a.recorder.Note, MayWatch: a.mayWatch, Ready: a.mayCome, Declared: a.declaredField,
 		Stamps: func(device string) (cisco.Stamps, bool) {
 			s, err := a.files.Stamps(device)
 			return cisco.Stamps{Config: s.Config, Dialplan: s.Dialplan, Softkey: s.Softkey, FeatureControl: s.Feature}, err == nil

@@ -115,6 +115,11 @@ func (a *appliance) phone(device string) (admin.PhoneInfo, bool) {
 	} else {
 		return info, false
 	}
+	for _, w := range a.watchers(device) {
+		if w.By == "key" && w.Device == device {
+			info.Watches = append(info.Watches, admin.WatchedInfo{Number: w.Number, Shows: w.Shows, Confirmed: w.Confirmed})
+		}
+	}
 	stand := a.recorder.Stand(device)
 	info.State, info.Stand, info.Boot = stand.State, &stand, a.recorder.Record(device)
 	return info, true
@@ -163,7 +168,11 @@ func (a *appliance) phoneInfo(p *config.Phone) admin.PhoneInfo {
 }
 
 func registration(b *registrar.Binding) admin.RegistrationInfo {
-	r := admin.RegistrationInfo{Contact: b.ContactText, UserAgent: b.UserAgent, Since: b.Registered, Expires: b.Expires}
+	r := admin.RegistrationInfo{Contact: b.ContactText, UserAgent: b.UserAgent, Since: b.Registered, Expires: b.Expires,
+		Load: b.Load, InactiveLoad: b.InactiveLoad, LastReset: b.LastReset}
+	if b.Cisco {
+		r.RegisterCallID = b.CallID
+	}
 	if b.Flow != nil {
 		r.Transport, r.Remote = b.Flow.Transport(), b.Flow.Remote().String()
 	}
@@ -183,14 +192,21 @@ func (a *appliance) line(number string) (admin.LineInfo, bool) {
 	if !ok {
 		return admin.LineInfo{}, false
 	}
-	return a.lineInfo(l), true
+	info := a.lineInfo(l)
+	for _, w := range a.watchers(number) {
+		if w.Number == number {
+			info.Watchers = append(info.Watchers, w.Watcher)
+		}
+	}
+	return info, true
 }
 
 func (a *appliance) lineInfo(l *config.Line) admin.LineInfo {
 	number := string(l.Number)
 	s := a.sip.State().Line(number)
 	info := admin.LineInfo{Number: number, Name: declared{a.doc()}.name(l), Label: l.Label, User: l.User, Device: l.Phone, Calls: s.Calls,
-		Forward: s.Forward, DND: s.DND, Phase: "idle"}
+		Forward: s.Forward, DND: s.DND, Phase: "idle", LoggedOut: !s.HuntLogin, OffHook: s.OffHook, Shows: s.Shows, New: s.New, Old: s.Old}
+	info.Voicemail, _ = a.sip.State().Field(number, "mwiexten")
 	if l.Phone != "" {
 		info.Index = l.Index
 	}

@@ -157,6 +157,7 @@ func (c *checker) line(l *Line, path string) {
 		c.bad(path+".busy_at", fmt.Sprintf("at most max_calls, %d", l.MaxCalls), "busy_at is %d: the line would never be busy", l.BusyAt)
 	}
 	c.lineRights(l, path)
+	c.watchers(l, path)
 	if l.ParkLot != "" && c.whole("parking") {
 		var lots []string
 		for _, p := range c.d.Parking {

@@ -251,7 +251,7 @@ func (c *checker) keys() {
 			switch {
 			case set != 1 && c.whole("phones"):
 				c.bad(path, "one of blf, speed, park and url", "a key has exactly one function, this one has %d", set)
-			case k.BLF != "" && c.plan() && !c.known(k.BLF):
+			case k.BLF != "" && c.plan() && !c.known(k.BLF) && !c.isSwitch(k.BLF):
 				c.missing(path+".blf", "number", string(k.BLF), c.lineNumbers(), "lines (blf watches numbers of this plan; use speed: for others)")
 			case k.Park != "" && c.whole("parking") && !slots[k.Park]:
 				c.missing(path+".park", "park slot", string(k.Park), nil, "parking")

@@ -158,6 +158,7 @@ type Phone struct {
 	VPN      string       `yaml:"vpn" doc:"VPN policy of this phone; its device file has no VPN when empty."`
 	LSCKey   KeyKind      `yaml:"lsc_key" doc:"Overrides pki.lsc.key for this phone."`
 	CAPFCode Secret       `yaml:"capf_code" pattern:"^[0-9]{4,15}$" want:"4 to 15 digits" doc:"One-time code typed at the phone where pki.lsc.auth is code."`
+	DND      string       `yaml:"dnd" default:"reject" enum:"reject,silent" doc:"What do-not-disturb does to calls: reject gives the caller the busy rule, silent shows them without ringing."`
 	Keys     []Key        `yaml:"keys" doc:"Line keys after those of the lines."`
 	Modules  []string     `yaml:"modules" enum:"7914,7915,7916,BEKEM,CP-8800-Audio,CP-8800-Video,CKEM" number:"true" doc:"Expansion modules from left to right, at most 3; their keys follow those of the phone."`
 	Load     string       `yaml:"load" max:"64" pattern:"^[A-Za-z0-9._-]*$" want:"letters, digits, . _ and -" doc:"Firmware load without .loads; the phone keeps its own when empty."`
@@ -193,6 +194,7 @@ type Line struct {
 	Forward       Digits     `yaml:"forward" doc:"Initial forward-all target; users change it."`
 	Pickup        Pickup     `yaml:"pickup" doc:"Pickup groups."`
 	ParkLot       string     `yaml:"park_lot" doc:"Lot of the Park key, a parking id."`
+	WatchedBy     []string   `yaml:"watched_by" default:"[all]" number:"true" pattern:"^(all|none|[0-9*#]{1,30})$" want:"all, none, or the numbers of lines" doc:"Who may see whether this line is busy, by lamp keys and call lists: all, none, or numbers of lines. The phone of the line itself always may."`
 	HuntLogin     bool       `yaml:"hunt_login_default" default:"true" doc:"Initial value; users change it."`
 	Record        RecordMode `yaml:"record" default:"on_demand" doc:"never, on_demand (by key) or always."`
 	Voicemail     Digits     `yaml:"voicemail" doc:"Number of the messages key; services.voicemail when empty."`
@@ -286,7 +288,7 @@ type Schedule struct {
 	Zone     string   `yaml:"zone" doc:"IANA zone; site.time_zone when empty."`
 	Weekly   string   `yaml:"weekly" required:"true" want:"mon-fri 08:30-17:30" doc:"mon-fri 08:30-17:30, several joined by ;."`
 	Except   []string `yaml:"except" doc:"Days or ranges of days: 2026-12-24..2027-01-01."`
-	Override string   `yaml:"override" max:"32" doc:"Name of the manual switch."`
+	Override string   `yaml:"override" max:"32" doc:"Name of the manual switch. When it is a number, like *28, keys can watch it."`
 }
 
 // RouteIn takes calls from trunks.

@@ -57,10 +57,10 @@ type RemoteControl interface {
 	RemoteControl(tx *transaction.Server, id registrar.Identity, requests []cisco.Request, cm string) bool
 }
 
-// LegKeeper is what Calls may implement besides: it tells whether a leg that was reported to state still has an owner, so
-// that the self-check can put out lamps of calls that nobody has any more.
+// LegKeeper is what Calls may implement besides: the legs of all dialogs that exist, so that the self-check can put out lamps
+// of calls that nobody has any more, and light those that were forgotten.
 type LegKeeper interface {
-	HasLeg(line, leg string) bool
+	Legs() map[state.Leg]state.Phase
 }
 
 // Options configure a Server.
@@ -86,6 +86,7 @@ type Options struct {
 	Stamps   func(device string) (cisco.Stamps, bool)     // may be nil
 	MayWatch func(watcher, number string) bool            // may be nil
 	Ready    func() bool                                  // may be nil
+	Declared func(line, field string) (string, bool)      // fields of state.Field that are declared; may be nil
 	Trace    func(f flow.Flow, out bool, m sipgo.Message) // besides the server's own; may be nil
 }
 
@@ -124,7 +125,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.state, err = state.New(state.Options{
 		Log: o.Log, Accounts: o.Accounts, Registrar: s.reg, Transactions: s.layer, Store: o.Store, Stamps: o.Stamps,
-		MayWatch: o.MayWatch, Note: o.Note, HasLeg: s.hasLeg,
+		MayWatch: o.MayWatch, Note: o.Note, Declared: o.Declared,
 	})
 	if err != nil {
 		s.reg.Stop()
@@ -154,13 +155,13 @@ func New(o Options) (*Server, error) {
 // Reload makes a changed configuration count: Accounts answers by it already.
 func (s *Server) Reload() { s.state.Reload() }
 
-func (s *Server) hasLeg(line, leg string) bool {
-	k, ok := s.calls.(LegKeeper)
-	return !ok || k.HasLeg(line, leg)
-}
-
 // SetCalls says who handles calls. It must come before Start.
-func (s *Server) SetCalls(c Calls) { s.calls = c }
+func (s *Server) SetCalls(c Calls) {
+	s.calls = c
+	if k, ok := c.(LegKeeper); ok {
+		s.state.SetLegs(k.Legs)
+	}
+}
 
 // Start serves the listeners. It is idempotent.
 func (s *Server) Start() {

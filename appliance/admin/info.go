@@ -58,6 +58,7 @@ type PhoneInfo struct {
 	VPN          *VPNSessionInfo   `json:"vpn_session,omitempty"`
 	DND          bool              `json:"dnd"`
 	HuntLogin    bool              `json:"hunt_login"`
+	Watches      []WatchedInfo     `json:"watches,omitempty"`
 	Warnings     []string          `json:"warnings,omitempty"`
 	Stand        *phone.Stand      `json:"stand,omitempty"`
 	Boot         []phone.Entry     `json:"boot,omitempty"`
@@ -81,6 +82,18 @@ type RegistrationInfo struct {
 	UserAgent string    `json:"user_agent,omitempty"`
 	Since     time.Time `json:"since"`
 	Expires   time.Time `json:"expires,omitzero"`
+	// Of Cisco phones: firmware, why it last started, and the key of service control.
+	Load           string `json:"load,omitempty"`
+	InactiveLoad   string `json:"inactive_load,omitempty"`
+	LastReset      string `json:"last_reset,omitempty"`
+	RegisterCallID string `json:"register_call_id,omitempty"`
+}
+
+// WatchedInfo is a number that a phone watches by a key.
+type WatchedInfo struct {
+	Number    string `json:"number"`
+	Shows     string `json:"shows"`
+	Confirmed bool   `json:"confirmed"` // the phone has acknowledged that
 }
 
 // FileInfo is a file as a phone fetched it.
@@ -106,6 +119,13 @@ type LineInfo struct {
 	Calls         int                `json:"calls"`
 	Forward       string             `json:"forward,omitempty"`
 	DND           bool               `json:"dnd"`
+	LoggedOut     bool               `json:"logged_out,omitempty"` // of hunt groups
+	OffHook       bool               `json:"off_hook,omitempty"`
+	Shows         string             `json:"shows,omitempty"` // on keys that watch it
+	New           int                `json:"new_messages,omitempty"`
+	Old           int                `json:"old_messages,omitempty"`
+	Voicemail     string             `json:"voicemail,omitempty"`
+	Watchers      []string           `json:"watchers,omitempty"` // lines that watch it
 }
 
 // CertInfo is a certificate of the authority.

@@ -191,7 +191,8 @@ func printPhone(w io.Writer, p PhoneInfo) {
 		"state", p.State,
 	}
 	if r := p.Registration; r != nil {
-		kv = append(kv, "registered", fmt.Sprintf("%s from %s since %s", r.Transport, r.Remote, when(r.Since)), "contact", r.Contact, "user agent", r.UserAgent)
+		kv = append(kv, "registered", fmt.Sprintf("%s from %s since %s", r.Transport, r.Remote, when(r.Since)), "contact", r.Contact, "user agent", r.UserAgent,
+			"firmware", r.Load, "other firmware", r.InactiveLoad, "last start", r.LastReset, "register Call-ID", r.RegisterCallID)
 	}
 	if c := p.LSC; c != nil {
 		kv = append(kv, "certificate", fmt.Sprintf("LSC %s, %s, %s, until %s", c.Serial, c.Key, c.State, day(c.NotAfter)))
@@ -208,6 +209,17 @@ func printPhone(w io.Writer, p PhoneInfo) {
 	kv = append(kv, "VPN", vpn, "do not disturb", on(p.DND))
 	if p.Declared {
 		kv = append(kv, "hunt groups", map[bool]string{true: "logged in", false: "logged out"}[p.HuntLogin])
+	}
+	if len(p.Watches) > 0 {
+		var keys []string
+		for _, k := range p.Watches {
+			text := k.Number + " " + k.Shows
+			if !k.Confirmed {
+				text += " (not confirmed)"
+			}
+			keys = append(keys, text)
+		}
+		kv = append(kv, "watches", strings.Join(keys, ", "))
 	}
 	pairs(w, kv...)
 	if len(p.Files) > 0 {
@@ -287,7 +299,9 @@ func printLine(w io.Writer, l LineInfo) {
 		device += fmt.Sprintf(", key %d", l.Index)
 	}
 	pairs(w, "line", l.Number, "name", l.Name, "label", l.Label, "user", l.User, "phone", device, "registered", yes(l.Registered),
-		"phase", l.Phase, "calls", fmt.Sprint(l.Calls), "forward all", l.Forward, "do not disturb", on(l.DND))
+		"phase", l.Phase, "off-hook", on(l.OffHook), "calls", fmt.Sprint(l.Calls), "forward all", l.Forward, "do not disturb", on(l.DND),
+		"hunt groups", map[bool]string{true: "logged out"}[l.LoggedOut], "messages", messages(l), "voicemail", l.Voicemail, "keys show", l.Shows,
+		"watched by", strings.Join(l.Watchers, ", "))
 	if len(l.Registrations) > 0 {
 		fmt.Fprintln(w)
 		rows := make([][]string, 0, len(l.Registrations))
@@ -296,6 +310,13 @@ func printLine(w io.Writer, l LineInfo) {
 		}
 		table(w, []string{"OVER", "FROM", "SINCE", "EXPIRES", "CONTACT", "USER AGENT"}, rows)
 	}
+}
+
+func messages(l LineInfo) string {
+	if l.New+l.Old == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d new, %d old", l.New, l.Old)
 }
 
 func printCerts(w io.Writer, certs []CertInfo) {

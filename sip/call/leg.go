@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emiago/sipgo/sip"
@@ -58,6 +59,8 @@ type Leg struct {
 	m   *Manager
 	log *slog.Logger
 	h   handler
+
+	phase atomic.Int32 // as told to the lamps
 
 	mu        sync.Mutex
 	owner     *owner // nil while it moves
@@ -336,7 +339,21 @@ func (l *Leg) report() {
 		// A hold for a transfer or a conference is a step of that, not a hold of the user ("sip-calls" §3).
 		p = state.Held
 	}
+	l.phase.Store(int32(p))
 	l.m.opt.State.SetLeg(l.Line.Number, l.ID, p)
+}
+
+// Legs returns what the leg of each dialog that exists is doing, for the self-check of lamps.
+func (m *Manager) Legs() map[state.Leg]state.Phase {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make(map[state.Leg]state.Phase, len(m.dialogs))
+	for _, l := range m.dialogs {
+		if p := state.Phase(l.phase.Load()); p != state.Idle {
+			out[state.Leg{Line: l.Line.Number, ID: l.ID}] = p
+		}
+	}
+	return out
 }
 
 // finish is the end of a leg: everything it had is given back. Whoever owns it is told with down.

@@ -65,6 +65,7 @@ type DeviceInfo struct {
 	Encrypted bool   // must come over TLS with a client certificate that names it
 	Lines     []Account
 	Watch     []string // numbers of its BLF keys
+	Load      string   // declared firmware; "" leaves the phone's own
 	HuntLogin bool     // before anybody has set it
 	DNDReject bool     // do-not-disturb refuses calls instead of showing them silently
 }

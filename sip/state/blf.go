@@ -100,8 +100,8 @@ func (s *State) watched(info registrar.DeviceInfo, line string) []string {
 	return out
 }
 
-// Reload makes a changed configuration count: registrations of what is no more are ended, lines added, and devices whose lines
-// or keys are declared otherwise now get their initial state again.
+// Reload makes a changed configuration count: registrations of what is no more are ended, lines added, devices whose lines
+// or keys are declared otherwise now get their initial state again, and who may not watch a number any more is told so.
 func (s *State) Reload() {
 	s.opt.Registrar.Reload()
 	s.mu.Lock()
@@ -122,6 +122,27 @@ func (s *State) Reload() {
 		}
 		if !same {
 			_ = s.Resync(name) // a phone that is not there gets it when it comes
+		}
+	}
+	s.endForbidden()
+}
+
+// endForbidden ends the subscriptions whose watcher has lost the right to them.
+func (s *State) endForbidden() {
+	if s.opt.MayWatch == nil {
+		return
+	}
+	s.mu.Lock()
+	var all []*dialog
+	for _, d := range s.byKey {
+		if d.event == "presence" || d.event == "dialog" {
+			all = append(all, d)
+		}
+	}
+	s.mu.Unlock()
+	for _, d := range all {
+		if !s.opt.MayWatch(d.watcher, d.number) {
+			s.finish(d, "rejected") // its body would tell the state once more, so finish sends none for this reason
 		}
 	}
 }
@@ -228,6 +249,22 @@ func (s *State) Resync(name string) error {
 	}
 	s.burst(registrar.Event{Kind: registrar.Fresh, Device: name, Bindings: s.opt.Registrar.Device(name)})
 	return nil
+}
+
+// Refresh sends everybody who watches a number its state again and returns how many that are.
+func (s *State) Refresh(number string) int {
+	s.mu.Lock()
+	var all []*dialog
+	for _, topic := range []string{"p/", "m/", "f/"} {
+		for d := range s.topics[topic+number] {
+			all = append(all, d)
+		}
+	}
+	s.mu.Unlock()
+	for _, d := range all {
+		s.refresh(d, true)
+	}
+	return len(all)
 }
 
 // Watcher is one who watches a number.

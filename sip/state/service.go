@@ -19,7 +19,8 @@ import (
 //
 // stamps may be nil: what Options.Stamps says, else zeros, which make the phone download everything again.
 func (s *State) ServiceControl(ctx context.Context, device, action string, stamps *cisco.Stamps, force bool) error {
-	if _, ok := s.opt.Accounts.Device(device); !ok {
+	info, ok := s.opt.Accounts.Device(device)
+	if !ok {
 		return ErrUnknownDevice
 	}
 	b := s.primary(device)
@@ -44,6 +45,9 @@ func (s *State) ServiceControl(ctx context.Context, device, action string, stamp
 			}
 		}
 		m.Stamps = stamps
+		if action == "apply-config" {
+			m.Extra = applyLines(b, info)
+		}
 	default:
 		return fmt.Errorf("unknown action %q", action)
 	}
@@ -54,6 +58,18 @@ func (s *State) ServiceControl(ctx context.Context, device, action string, stamp
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// applyLines are what apply-config needs besides the stamps: the phone compares them with what it has and decides.
+func applyLines(b *registrar.Binding, info registrar.DeviceInfo) []cisco.Param {
+	load := info.Load
+	if load == "" {
+		load = b.Load
+	}
+	return []cisco.Param{
+		{Name: "CUCMResult", Value: "config_applied"}, {Name: "LoadId", Value: load}, {Name: "LoadServer", Value: host(b.Flow)},
+		{Name: "LogServer", Value: host(b.Flow)},
 	}
 }
 
@@ -95,8 +111,9 @@ type Rollout struct {
 	Force  bool          // also phones in a call; else those are waited for
 	Wait   time.Duration // how long a phone in a call is waited for; 0: it is left out with ErrInCall
 	Every  time.Duration // pause between two phones; 100 ms when 0, so that a thousand do not fetch their files at once
-	// Report is told about each phone as it is done with; may be nil. It must not block.
+	// Report is told about each phone as it is done with, Busy about each that is waited for; both may be nil and must not block.
 	Report func(device string, err error)
+	Busy   func(device string)
 }
 
 // idlePoll is how often a phone in a call is looked at.
@@ -129,6 +146,9 @@ func (s *State) ServiceControlAll(ctx context.Context, devices []string, r Rollo
 		err := one(device)
 		if errors.Is(err, ErrInCall) && r.Wait > 0 {
 			busy = append(busy, device)
+			if r.Busy != nil {
+				r.Busy(device)
+			}
 			continue
 		}
 		report(device, err)

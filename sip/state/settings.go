@@ -13,6 +13,7 @@ import (
 func dndKey(device string) string   { return "dnd/" + device }
 func forwardKey(line string) string { return "fwd/" + line + "/all" }
 func huntKey(device string) string  { return "hunt/" + device }
+func switchKey(name string) string  { return "switch/" + name }
 
 // loadLocked takes one durable value; present false: it was deleted. It returns what changed. s.mu is held, or nobody else
 // knows s yet.
@@ -38,6 +39,15 @@ func (s *State) loadLocked(key string, value []byte, present bool) (Change, bool
 			s.hunt[rest] = v == "yes"
 		}
 		return Change{Kind: HuntChanged, Device: rest, Origin: ByPeer}, true
+	case "switch":
+		was, had := s.switches[rest]
+		if had == present && was == (v == "yes") {
+			return Change{}, false
+		}
+		if delete(s.switches, rest); present {
+			s.switches[rest] = v == "yes"
+		}
+		return Change{Kind: SwitchChanged, Line: rest, Origin: ByPeer}, true
 	case "fwd":
 		line, ok := strings.CutSuffix(rest, "/all")
 		if !ok {
@@ -205,6 +215,8 @@ func (s *State) settingLocked(c Change) {
 		}
 	case ForwardChanged:
 		topics = append(topics, "f/"+c.Line)
+	case SwitchChanged:
+		topics = append(topics, "p/"+c.Line)
 	}
 	s.changedLocked(c, topics...)
 }

@@ -10,7 +10,9 @@
 //	s.Forward(line), s.SetForward(ctx, line, target, origin)
 //	s.HuntLogin(device), s.SetHuntLogin(ctx, device, on, origin)
 //	s.SetMessages(line, new, old), s.SetSlot(number, busy), s.RemoveSlot(number)
+//	s.Switch(name), s.SetSwitch(ctx, name, on, origin)         // durable; a lamp like a slot's where keys can watch the name
 //	s.Line(number), s.Watch(f)            // snapshot, change feed
+//	s.Field(line, name), s.SetField(ctx, line, name, value, origin)   // by the names that dial plans know (fields.go)
 //	s.Subscribe(tx, id), s.Resubscribe(tx), s.Publish(tx, id), s.Notify(tx, id), s.HuntKey(tx, id)   // requests of phones
 //	s.Push(binding, done, requests...)    // remotecc REFER to a phone
 //	s.FinishRefer(tx, code)               // result of a phone's REFER, if it waits for one
@@ -58,6 +60,9 @@ const (
 
 func (p Phase) String() string { return [...]string{"idle", "ringing", "active", "held"}[p] }
 
+// Leg names one leg of a call at a line.
+type Leg struct{ Line, ID string }
+
 // Origin says who changed a setting.
 type Origin string
 
@@ -89,8 +94,10 @@ type Options struct {
 	Stamps func(device string) (cisco.Stamps, bool)
 	// MayWatch says whether a line may see the state of a number; nil is yes.
 	MayWatch func(watcher, number string) bool
-	// HasLeg tells whether a leg that SetLeg reported still has an owner; nil: nobody can tell.
-	HasLeg func(line, leg string) bool
+	// Legs returns the legs of all dialogs that exist, with what each is doing; nil: nobody can tell.
+	Legs func() map[Leg]Phase
+	// Declared returns fields of a line that only the configuration knows, for Field; may be nil.
+	Declared func(line, field string) (string, bool)
 	// Note adds to the boot record of a device; may be nil.
 	Note func(device, step, text string, failed bool)
 
@@ -104,6 +111,7 @@ type Options struct {
 var (
 	ErrUnknownLine   = errors.New("no such line")
 	ErrUnknownDevice = errors.New("no such device")
+	ErrUnknownSwitch = errors.New("no such switch")
 	ErrNotRegistered = errors.New("not registered")
 	ErrForwardLoop   = errors.New("forwarding to itself")
 	ErrInCall        = errors.New("the device is in a call")
@@ -138,9 +146,10 @@ type State struct {
 	stopped  bool
 
 	hookSince map[string]time.Time // line -> when it was last taken off-hook
+	switches  map[string]bool      // manual switches by name; absent: off
 
-	checking sync.Mutex      // one Check at a time
-	missing  map[string]bool // under checking: legs without owner at the last look
+	checking sync.Mutex    // one Check at a time
+	doubted  map[Leg]Phase // under checking: legs that the last look found otherwise, and what they were there
 }
 
 // New returns the state as Store knows it.
@@ -164,9 +173,9 @@ func New(o Options) (*State, error) {
 		forward: make(map[string]string), hunt: make(map[string]bool), etags: make(map[string]uint64),
 		dirty: make(map[string]bool), feed: make(map[int]func(Change)), topics: make(map[string]map[*dialog]bool),
 		byKey: make(map[dialogKey]*dialog), byFlow: make(map[string]map[*dialog]bool), devices: make(map[string]*device),
-		graces: make(map[string]*time.Timer), hookSince: make(map[string]time.Time),
+		graces: make(map[string]*time.Timer), hookSince: make(map[string]time.Time), switches: make(map[string]bool),
 	}
-	for _, prefix := range []string{"dnd/", "fwd/", "hunt/"} {
+	for _, prefix := range []string{"dnd/", "fwd/", "hunt/", "switch/"} {
 		o.Store.Scan(prefix, func(key string, value []byte) bool {
 			s.loadLocked(key, value, true)
 			return true
@@ -189,6 +198,9 @@ func (s *State) Start() {
 	}
 	s.tasks.Go("sip lamps", s.run)
 }
+
+// SetLegs sets Options.Legs: calls are made after state. It must come before Start.
+func (s *State) SetLegs(f func() map[Leg]Phase) { s.opt.Legs = f }
 
 // Stop ends timers and watchers. It is idempotent.
 func (s *State) Stop() {
@@ -233,12 +245,13 @@ const (
 	ForwardChanged  ChangeKind = "forward"  //
 	HuntChanged     ChangeKind = "hunt"     //
 	MessagesChanged ChangeKind = "messages" //
+	SwitchChanged   ChangeKind = "switch"   //
 )
 
 // Change is one entry of the feed.
 type Change struct {
 	Kind   ChangeKind
-	Line   string // LineChanged, ForwardChanged, MessagesChanged
+	Line   string // LineChanged, ForwardChanged, MessagesChanged; name of a switch
 	Device string // DNDChanged, HuntChanged
 	Origin Origin
 }
@@ -287,7 +300,7 @@ func (s *State) run(ctx context.Context) {
 			return
 		case <-s.wake:
 		case <-check.C:
-			_ = task.Guard(s.opt.Log, "state check", s.Check)
+			_ = task.Guard(s.opt.Log, "state check", func() { s.Check() })
 		}
 		for s.step() {
 		}
@@ -409,6 +422,9 @@ func (s *State) Line(number string) LineState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, slot := s.slots[number]
+	if !slot {
+		_, slot = s.switches[number]
+	}
 	l := LineState{
 		Number: number, Device: device, Known: known || slot, Registered: s.present[number], OffHook: s.hook[number] > 0,
 		Calls: len(s.legs[number]), DND: s.dnd[device], Forward: s.forwardLocked(number), HuntLogin: s.huntLocked(device),
@@ -453,7 +469,11 @@ func (s *State) presence(number string) cisco.Presence {
 }
 
 func (s *State) presenceLocked(number, device string, known bool) cisco.Presence {
-	if busy, ok := s.slots[number]; ok && !known {
+	busy, ok := s.slots[number]
+	if !ok {
+		busy, ok = s.switches[number]
+	}
+	if ok && !known {
 		if busy {
 			return cisco.Presence{Activity: cisco.OnThePhone, Open: true}
 		}

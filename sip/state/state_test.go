@@ -373,9 +373,12 @@ func TestManyWatchersOfOneNumber(t *testing.T) {
 
 func TestSelfCheck(t *testing.T) {
 	var owned sync.Map
-	owned.Store("2002/a", true)
-	hasLeg := func(line, leg string) bool { _, ok := owned.Load(line + "/" + leg); return ok }
-	run(t, func(o *Options) { o.HasLeg = hasLeg }, func(t *testing.T, b *bench) {
+	legs := func() map[Leg]Phase {
+		out := map[Leg]Phase{}
+		owned.Range(func(l, p any) bool { out[l.(Leg)] = p.(Phase); return true })
+		return out
+	}
+	run(t, func(o *Options) { o.Legs = legs }, func(t *testing.T, b *bench) {
 		w, c := b.client("2001"), b.client("2002")
 		w.register("")
 		c.register("")
@@ -383,22 +386,36 @@ func TestSelfCheck(t *testing.T) {
 		w.got()
 		c.got()
 
+		owned.Store(Leg{"2002", "a"}, Active)
 		b.s.SetLeg("2002", "a", Active)
 		w.expect("in a call", "NOTIFY 2001 2002 on-the-phone open")
 		time.Sleep(time.Minute)
 		w.expect("an owned leg stays")
-		owned.Delete("2002/a")
+		owned.Delete(Leg{"2002", "a"})
 		time.Sleep(2*checkEvery + time.Second)
-		w.expect("a leg without owner goes", "NOTIFY 2001 2002 idle open")
+		w.expect("a leg without dialog goes", "NOTIFY 2001 2002 idle open")
+		owned.Store(Leg{"2002", "c"}, Ringing)
+		time.Sleep(2*checkEvery + time.Second)
+		w.expect("a leg that was never told comes", "NOTIFY 2001 2002 alerting open")
+		owned.Store(Leg{"2002", "c"}, Active)
+		time.Sleep(2*checkEvery + time.Second)
+		w.expect("a leg that does something else is told", "NOTIFY 2001 2002 on-the-phone open")
+		owned.Delete(Leg{"2002", "c"})
+		time.Sleep(2*checkEvery + time.Second)
+		w.expect("and goes", "NOTIFY 2001 2002 idle open")
+		if r := b.s.Check(); r.Lines != 3 || r.Legs != 0 || r.Lamps != 3 || len(r.Repaired)+len(r.Unsure) > 0 {
+			t.Errorf("report %+v, want 3 lines and 3 lamps and nothing to repair", r)
+		}
 
 		w.answer(func(*sip.Request) int { return 500 })
 		b.s.SetLeg("2002", "b", Ringing)
-		owned.Store("2002/b", true)
+		owned.Store(Leg{"2002", "b"}, Ringing)
 		w.expect("refused", "NOTIFY 2001 2002 alerting open")
 		w.answer(func(*sip.Request) int { return 200 })
 		time.Sleep(time.Minute)
 		w.expect("sent again until acknowledged", "NOTIFY 2001 2002 alerting open")
 		w.answer(func(*sip.Request) int { return 500 })
+		owned.Delete(Leg{"2002", "b"})
 		b.s.SetLeg("2002", "b", Idle)
 		time.Sleep(10 * time.Minute)
 		if n := len(w.got()); n != maxTries {

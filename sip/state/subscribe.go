@@ -119,8 +119,9 @@ func (s *State) watchable(number string) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.slots[number]
-	return ok
+	_, slot := s.slots[number]
+	_, sw := s.switches[number]
+	return slot || sw
 }
 
 // interval reads how long the subscription is to last; ok is false if it was refused.
@@ -182,9 +183,11 @@ func (s *State) finish(d *dialog, reason string) {
 		return
 	}
 	d.mu.Lock()
-	_, kind, body := s.render(d)
 	req := d.requestLocked("terminated;reason=" + reason)
-	transaction.SetBody(req, kind, body)
+	if reason != "rejected" {
+		_, kind, body := s.render(d)
+		transaction.SetBody(req, kind, body)
+	}
 	d.mu.Unlock()
 	_, _ = s.opt.Transactions.Request(d.f, req, nil)
 }
