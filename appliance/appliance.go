@@ -7,6 +7,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -105,6 +106,7 @@ type appliance struct {
 	features  *feature.Features
 	rollouts  *rollouts
 	gateway   holder[vpn.Gateway]
+	userRoots []*x509.Certificate
 	noVPN     string // why there is no VPN though it is declared
 	clock     holder[netsvc.NTPServer]
 	noTime    atomic.Pointer[string] // why no time is served though it is declared
@@ -168,8 +170,11 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		return err
 	}
 
-	micRoots, err := readCertificates(a.doc().PKI.MICRoots)
+	micRoots, err := readCertificates("pki.mic_roots", a.doc().PKI.MICRoots)
 	if err != nil {
+		return err
+	}
+	if a.userRoots, err = readCertificates("vpn.user_roots", a.doc().VPN.UserRoots); err != nil {
 		return err
 	}
 	organization := a.doc().PKI.Organization

@@ -37,10 +37,10 @@ func Verbs() []admin.Verb {
 		admin.Verb{Name: "line forward", Args: "NUMBER [TARGET|off|reset]", Min: 1, Max: 2, Short: "show, set or clear where all calls of a line go, or go back to what is declared", Change: true, Print: printText},
 		admin.Verb{Name: "phone dnd", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set do-not-disturb", Change: true, Print: printText},
 		admin.Verb{Name: "phone hunt", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set the log-in to hunt groups", Change: true, Print: printText},
-		admin.Verb{Name: "vpn kick", Args: "SESSION|NAME", Min: 1, Max: 1, Short: "end a VPN session", Change: true, Print: printText},
 		admin.Verb{Name: "plan explain", Short: "what would become of a call, step by step", Print: printText,
 			Flags: []admin.Flag{{Name: "from", Usage: "calling line"}, {Name: "dial", Usage: "number dialled"}}},
 	)
+	verbs = append(verbs, vpnVerbs()...)
 	verbs = append(verbs, trustadmin.Verbs()...)
 	verbs = append(verbs, stateVerbs()...)
 	verbs = append(verbs, rolloutVerbs()...)
@@ -110,10 +110,11 @@ func readDocument(req *admin.Request) error {
 func (a *appliance) handlers() map[string]admin.Handler {
 	h := a.sources().Handlers()
 	maps.Copy(h, a.trust.Handlers())
+	maps.Copy(h, a.vpnHandlers())
 	maps.Copy(h, map[string]admin.Handler{
 		"config show": a.configShow, "config history": a.configHistory, "config diff": a.configDiff, "config apply": a.configApply,
 		"config reload": a.configReload, "line forward": a.lineForward, "phone adopt": a.phoneAdopt, "phone dnd": a.phoneDND, "phone hunt": a.phoneHunt,
-		"vpn kick": a.vpnKick, "plan explain": a.planExplain,
+		"plan explain": a.planExplain,
 	})
 	maps.Copy(h, a.stateHandlers())
 	maps.Copy(h, a.rolloutHandlers())
@@ -290,13 +291,6 @@ func (a *appliance) phoneHunt(ctx context.Context, r admin.Request) (any, error)
 		return nil, err
 	}
 	return say("hunt-group log-in of %s is %s", device, onOff(a.sip.State().HuntLogin(device)))
-}
-
-func (a *appliance) vpnKick(_ context.Context, r admin.Request) (any, error) {
-	if g := a.gateway.get(); g != nil && g.Kick(r.Args[0]) {
-		return say("session %s has ended", r.Args[0])
-	}
-	return nil, admin.Refuse("there is no VPN session %s; ringfence vpn sessions lists them", r.Args[0])
 }
 
 func (a *appliance) planExplain(_ context.Context, r admin.Request) (any, error) {

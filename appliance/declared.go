@@ -83,10 +83,10 @@ func (d declared) Device(name string) (registrar.DeviceInfo, bool) {
 	return info, true
 }
 
-// enrolment is what is declared about a device's certificate. A phone in non-secure mode has none.
+// enrolment is what is declared about a device's certificate. A phone in non-secure mode has one only for the VPN.
 func (d declared) enrolment(device string) (pki.DevicePolicy, bool) {
 	p, ok := d.Phone(device)
-	if !ok || p.Security != config.SecurityEncrypted {
+	if !ok || p.Security != config.SecurityEncrypted && p.VPN == "" {
 		return pki.DevicePolicy{}, false
 	}
 	policy := pki.DevicePolicy{Key: capf.KeyKind(d.LSCKey(p)), Code: p.CAPFCode.Reveal()}
@@ -154,12 +154,31 @@ func (p *passwords) of(account string) (string, bool) {
 	return "", false
 }
 
-// vpn checks a user's VPN password and says which policy the user has. Unknown users cost the same comparison.
-func (p *passwords) vpn(user, password string) (policy string, ok bool) {
+// vpn checks the VPN password of a user, or of a phone that names itself, and says which policy it has. Unknown names cost the same
+// comparison.
+func (p *passwords) vpn(name, password string) (policy string, ok bool) {
 	want := ""
-	if u, found := p.doc().User(user); found && u.VPN != "" {
+	if u, found := p.doc().User(name); found && u.VPN != "" {
 		want, policy = u.Password.Reveal(), u.VPN
+	} else if ph, found := p.doc().Phone(name); found && ph.VPN != "" {
+		want, policy = ph.VPNPass.Reveal(), ph.VPN
 	}
 	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(password))
 	return policy, subtle.ConstantTimeCompare(a[:], b[:]) == 1 && want != ""
+}
+
+// vpnOwner finds the only phone with this VPN password, for phones that send no name. People always have one.
+func (p *passwords) vpnOwner(password string) (device string, ok bool) {
+	given := sha256.Sum256([]byte(password))
+	for _, ph := range p.doc().Phones {
+		has := sha256.Sum256([]byte(ph.VPNPass.Reveal()))
+		if subtle.ConstantTimeCompare(has[:], given[:]) != 1 || ph.VPNPass.Empty() || ph.VPN == "" {
+			continue
+		}
+		if device != "" {
+			return "", false
+		}
+		device = ph.Device
+	}
+	return device, device != ""
 }

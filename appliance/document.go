@@ -80,6 +80,8 @@ var atStart = []struct {
 	{"sip", func(d *config.Document) any { return d.SIP }},
 	{"site.domain", func(d *config.Document) any { return d.Site.Domain }},
 	{"vpn.enabled", func(d *config.Document) any { return d.VPN.Enabled }},
+	{"vpn.user_roots", func(d *config.Document) any { return d.VPN.UserRoots }},
+	{"vpn.max_sessions", func(d *config.Document) any { return d.VPN.MaxSessions }},
 	{"vpn.hosts", func(d *config.Document) any { return d.VPN.Hosts }},
 }
 
@@ -109,6 +111,7 @@ func (a *appliance) switchTo(ctx context.Context, doc *config.Document) (Effect,
 		}
 	}
 	a.current.Store(doc)
+	a.endStrangers()
 	a.plan.Store(plan.Compile(doc))
 	a.features.Reload(doc)
 	if err := a.passwords.generate(ctx); err != nil {

@@ -24,13 +24,13 @@ func (r *roles) device(cert *x509.Certificate, chain []*x509.Certificate) (strin
 	return id.Device, err
 }
 
-// readCertificates reads PEM files of certificates.
-func readCertificates(files []string) ([]*x509.Certificate, error) {
+// readCertificates reads the PEM files of certificates that a key of the document names.
+func readCertificates(key string, files []string) ([]*x509.Certificate, error) {
 	var all []*x509.Certificate
 	for _, name := range files {
 		b, err := os.ReadFile(name)
 		if err != nil {
-			return nil, fmt.Errorf("pki.mic_roots: %w", err)
+			return nil, fmt.Errorf("%s: %w", key, err)
 		}
 		n := len(all)
 		for {
@@ -43,12 +43,12 @@ func readCertificates(files []string) ([]*x509.Certificate, error) {
 			}
 			c, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {
-				return nil, fmt.Errorf("pki.mic_roots: %s: %w", name, err)
+				return nil, fmt.Errorf("%s: %s: %w", key, name, err)
 			}
 			all = append(all, c)
 		}
 		if len(all) == n {
-			return nil, fmt.Errorf("pki.mic_roots: %s holds no PEM certificate (-----BEGIN CERTIFICATE-----)", name)
+			return nil, fmt.Errorf("%s: %s holds no PEM certificate (-----BEGIN CERTIFICATE-----)", key, name)
 		}
 	}
 	return all, nil

@@ -18,8 +18,6 @@ import (
 	"ringfence/sip/cisco"
 	"ringfence/sip/flow"
 	"ringfence/trust/tvs"
-	"ringfence/vpn"
-	"ringfence/vpn/policy"
 )
 
 // holder is a server that a restart of its service replaces. Nil when the service is down.
@@ -100,85 +98,6 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 		a.supervisor.Add(a.vpnService(note))
 	}
 }
-
-// vpnService is the gateway. Without the right to make a TUN device the daemon goes on without it and says so: everything
-// inside the house works.
-func (a *appliance) vpnService(note func(device, step, text string, failed bool)) supervise.Service {
-	node := a.doc().Node
-	cert := a.roles.certificate(pki.RoleVPN)
-	return supervise.Service{
-		Name: "vpn", Required: true,
-		Start: func(context.Context) error {
-			g, err := vpn.New(vpn.Options{
-				Log: a.log, Listen: node.Listen.VPN.String(), TUN: node.Tunnel.Device, Policies: vpn.PoliciesOf(a.doc().VPN),
-				Own: addresses(node.Address), Services: telephony(node), State: a.store, Note: note, Legacy: node.Listen.Legacy("vpn"),
-				Certificate: func() *tls.Certificate {
-					c, err := cert()
-					if err != nil {
-						a.log.Error("VPN certificate", "err", err)
-					}
-					return c
-				},
-				VerifyDevice: a.roles.device,
-				PolicyOf: func(device string) (string, bool) {
-					p, ok := a.doc().Phone(device)
-					if !ok || p.VPN == "" {
-						return "", false
-					}
-					return p.VPN, true
-				},
-				CheckPassword: a.passwords.vpn,
-			})
-			if errors.Is(err, vpn.ErrNoRights) {
-				a.noVPN = err.Error()
-				a.log.Error("no VPN", "err", err)
-				return nil
-			}
-			if err != nil {
-				return listenFault("vpn", node.Listen.VPN, err)
-			}
-			a.gateway.p.Store(g)
-			return nil
-		},
-		Run: func(ctx context.Context) error {
-			if g := a.gateway.get(); g != nil {
-				return g.Run(ctx)
-			}
-			<-ctx.Done()
-			return nil
-		},
-		Stop: func(context.Context) error {
-			if g := a.gateway.p.Swap(nil); g != nil {
-				g.Stop()
-			}
-			return nil
-		},
-	}
-}
-
-// telephony are the ports that every VPN session may reach at the appliance (VPN-9): what a phone needs for its work, and no
-// page and no metrics.
-func telephony(n config.Node) []vpn.Rule {
-	rules := []vpn.Rule{{Proto: policy.ICMP}} // phones ping their TFTP server
-	add := func(proto policy.Proto, first, last uint16) {
-		if first != 0 {
-			rules = append(rules, vpn.Rule{Proto: proto, First: first, Last: last})
-		}
-	}
-	for _, e := range []config.Endpoint{n.Listen.ProvisionHTTP, n.Listen.ProvisionHTTPS, n.Listen.CAPF, n.Listen.TVS, n.Listen.SIPTCP, n.Listen.SIPTLS} {
-		add(policy.TCP, e.Port(), e.Port())
-	}
-	for _, e := range []config.Endpoint{n.Listen.TFTP, n.Listen.SIPUDP, n.Listen.NTP} {
-		add(policy.UDP, e.Port(), e.Port())
-	}
-	// A TFTP transfer goes on from a port of its own, which the kernel takes from its ephemeral range.
-	add(policy.UDP, ephemeralFirst, ephemeralLast)
-	add(policy.UDP, n.Media.Ports.First, n.Media.Ports.Last)
-	return rules
-}
-
-// Linux takes ephemeral ports from here unless told otherwise (net.ipv4.ip_local_port_range).
-const ephemeralFirst, ephemeralLast = 32768, 60999
 
 func (a *appliance) setupSIP() error {
 	l := a.doc().Node.Listen

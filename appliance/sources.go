@@ -10,7 +10,6 @@ import (
 	"ringfence/config"
 	"ringfence/pki"
 	"ringfence/sip/registrar"
-	"ringfence/vpn"
 )
 
 // sources answers the verbs from what the services know.
@@ -243,32 +242,6 @@ func certInfo(r pki.Record, cert *x509.Certificate) admin.CertInfo {
 		c.Issuer = cert.Issuer.String()
 	}
 	return c
-}
-
-func (a *appliance) vpnSessions() []admin.VPNSessionInfo {
-	g := a.gateway.get()
-	if g == nil {
-		return nil
-	}
-	var out []admin.VPNSessionInfo
-	for _, s := range g.Sessions() {
-		out = append(out, vpnSession(s))
-	}
-	return out
-}
-
-func vpnSession(s vpn.SessionInfo) admin.VPNSessionInfo {
-	info := admin.VPNSessionInfo{ID: s.ID, Device: s.Device, Policy: s.Policy, Method: s.Method, Address: s.Address.String(), Remote: s.Remote,
-		UserAgent: s.Agent, Link: s.Channel, Since: s.Since, LastSeen: s.Changed, BytesIn: s.RxBytes, BytesOut: s.TxBytes}
-	if s.Kind == "user" {
-		info.User = s.Name
-	} else if info.Device == "" {
-		info.Device = s.Name
-	}
-	if info.Link == "" {
-		info.Link = "down"
-	}
-	return info
 }
 
 // metrics shows the areas' counts.

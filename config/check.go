@@ -137,6 +137,7 @@ func (c *checker) listenerList() []listener {
 		{"sip_tls", l.SIPTLS, true, false, 0, true},
 		{"ntp", l.NTP, false, true, 123, false},
 		{"vpn", l.VPN, true, true, 0, false},
+		{"wireguard", l.WireGuard, false, true, 0, false},
 		{"metrics", l.Metrics, true, false, 0, false},
 	}
 }
@@ -224,6 +225,7 @@ func (c *checker) users() {
 		}
 		if p, ok := c.policy(path+".vpn", u.VPN); ok {
 			switch {
+			case len(c.d.VPN.UserRoots) > 0 && has(p.Auth, VPNCertificate), len(u.WireGuard) > 0 && u.Password.Empty():
 			case u.Password.Empty() && !c.ix.faulty(c.f, path+".password"):
 				c.bad(path+".vpn", "add password: to this user, or remove vpn:", "user %s may use the VPN but has no password", u.ID)
 			case !has(p.Auth, VPNPassword):

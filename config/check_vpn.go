@@ -20,18 +20,13 @@ func (c *checker) vpn() {
 		if len(p.Auth) == 0 {
 			c.bad(path+".auth", "[certificate], [password] or both", "policy %s lets nobody in", p.ID)
 		}
-		for j, r := range p.Routes {
-			if !r.Addr().Is4() {
-				c.bad(fmt.Sprintf("%s.routes[%d]", path, j), "an IPv4 network; the tunnel carries IPv4", "%s is not an IPv4 network", r)
-			}
-		}
-		for j, a := range p.DNS {
-			if !a.Is4() {
-				c.bad(fmt.Sprintf("%s.dns[%d]", path, j), "an IPv4 address; the tunnel carries IPv4", "%s is not an IPv4 address", a)
-			}
-		}
 		c.pool(i, path+".pool")
+		c.pool6(i, path)
+		c.vpnNetworks(i, path)
+		c.vpnRules(p.Allow, path+".allow")
 	}
+	c.secondFactor()
+	c.wireguard()
 	c.vpnUse()
 }
 

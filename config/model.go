@@ -55,6 +55,7 @@ type Listen struct {
 	SIPTLS         Endpoint `yaml:"sip_tls" default:"0.0.0.0:5061" doc:"SIP over TLS."`
 	NTP            Endpoint `yaml:"ntp" default:"0.0.0.0:123" doc:"Time for phones. They know no other port than 123. When another program of this machine serves the time there already, that one is left in peace."`
 	VPN            Endpoint `yaml:"vpn" default:"0.0.0.0:443" doc:"AnyConnect login and tunnel (TCP). Phones accept no other UDP port than 443."`
+	WireGuard      Endpoint `yaml:"wireguard" default:"off" doc:"WireGuard for laptops and mobiles (UDP). Another port than 51820, which the link of a pair uses: 0.0.0.0:51821."`
 	Metrics        Endpoint `yaml:"metrics" default:"127.0.0.1:9090" doc:"Prometheus metrics and health."`
 	LegacyTLS      []string `yaml:"legacy_tls" enum:"capf,tvs,sip,vpn" doc:"Listeners that also speak TLS 1.0 with RSA key exchange, for phones that know nothing newer (6900, 7900, 8900, 9900 series): capf, tvs, sip, vpn. Such phones need capf, tvs and sip for encrypted mode."`
 }
@@ -110,22 +111,42 @@ type VPN struct {
 	Enabled  bool        `yaml:"enabled" default:"true" doc:"Serve the VPN."`
 	Hosts    []string    `yaml:"hosts" pattern:"^([A-Za-z0-9][A-Za-z0-9._-]*|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?$" want:"a name or address, with a port if it is not 443: vpn.example.net" doc:"Names or addresses (with optional port) under which phones reach the gateway from outside; url1 to url3 of phones."`
 	Policies []VPNPolicy `yaml:"policies" doc:"The first one is the default of phones and users."`
+
+	UserRoots   []string `yaml:"user_roots" doc:"PEM files of the authorities whose client certificates prove people. The common name is the user's id, or the e-mail address in it is the user's."`
+	MaxSessions int      `yaml:"max_sessions" default:"4096" min:"1" max:"100000" doc:"Sessions of the gateway in all."`
 }
 
 // VPNPolicy is a group of VPN users with its pool and rights.
 type VPNPolicy struct {
 	ID           string         `yaml:"id" required:"true" max:"32" pattern:"^[a-z0-9][a-z0-9_-]*$" want:"lower-case letters, digits, - and _" doc:"Name; also the group path, https://HOST/ID. The path /svc is always the first policy."`
+	Label        string         `yaml:"label" max:"64" doc:"Name in the list of groups; the id when empty."`
+	Listed       bool           `yaml:"listed" default:"false" doc:"Offer it in the list of groups before log-in (AnyConnect, openconnect)."`
 	Pool         netip.Prefix   `yaml:"pool" required:"true" doc:"Inner IPv4 addresses; the first host address is the appliance's own."`
+	Pool6        netip.Prefix   `yaml:"pool6" doc:"Inner IPv6 addresses, at least a /126 and at most a /64; none when empty. Needs an mtu of 1280 or more."`
 	Auth         []VPNAuth      `yaml:"auth" default:"[certificate, password]" doc:"Accepted ways to log in."`
-	Routes       []netip.Prefix `yaml:"routes" doc:"Split-include routes sent to the client; none is a default route."`
+	SecondFactor bool           `yaml:"second_factor" default:"false" doc:"Ask people for a one-time password after the password (users.totp). Phones and certificates are not asked."`
+	Routes       []netip.Prefix `yaml:"routes" doc:"Split-include routes sent to the client, and open to people; none is a default route."`
+	Exclude      []netip.Prefix `yaml:"exclude" doc:"Networks that the client reaches outside the tunnel. 0.0.0.0/32 is its local network, where AnyConnect allows that."`
 	DNS          []netip.Addr   `yaml:"dns" doc:"Resolvers sent to the client."`
+	Domain       Host           `yaml:"domain" doc:"Default domain of the client."`
+	SplitDNS     []Host         `yaml:"split_dns" doc:"Domains that the client asks the resolvers of the tunnel for; all when empty."`
 	MTU          int            `yaml:"mtu" default:"1290" min:"576" max:"1500" doc:"Inner MTU offered (576 to 1500)."`
 	DPD          Duration       `yaml:"dpd" default:"30s" min:"0s" max:"3600s" doc:"Silence after which the peer is probed."`
 	Keepalive    Duration       `yaml:"keepalive" default:"20s" min:"0s" max:"3600s" doc:"Interval of keep-alive frames from the client."`
+	Rekey        Duration       `yaml:"rekey" default:"0s" min:"0s" max:"604800s" doc:"The client makes a new tunnel after this, with new keys and the same address; 0 is never."`
 	Idle         Duration       `yaml:"idle_timeout" default:"0s" min:"0s" max:"604800s" doc:"A session without payload ends after this; 0 is never."`
+	Session      Duration       `yaml:"session_timeout" default:"0s" min:"0s" max:"2592000s" doc:"A session ends this long after log-in, reconnects included; 0 is never."`
 	Disconnected Duration       `yaml:"disconnected_timeout" default:"120s" min:"0s" max:"86400s" doc:"How long address and cookie outlive a lost connection."`
-	MaxSessions  int            `yaml:"max_sessions" default:"2" min:"1" max:"100" doc:"Sessions of one device or user at once."`
+	MaxSessions  int            `yaml:"max_sessions" default:"2" min:"1" max:"100" doc:"Sessions of one person at once. A phone has one, the newest."`
 	Banner       string         `yaml:"banner" max:"500" doc:"Shown after log-in."`
+	Allow        []VPNRule      `yaml:"allow" doc:"What phones and people of this policy may reach besides the telephony services of the appliance (and people the routes)."`
+}
+
+// VPNRule opens inner destinations.
+type VPNRule struct {
+	To       netip.Prefix `yaml:"to" required:"true" doc:"Network, or one address as 192.0.2.10/32."`
+	Protocol string       `yaml:"protocol" default:"any" enum:"any,tcp,udp,icmp" doc:"any, tcp, udp or icmp."`
+	Ports    string       `yaml:"ports" number:"true" pattern:"^[0-9]{1,5}(-[0-9]{1,5})?$" want:"a port or a range: 443 or 8000-8100" doc:"Port or range of ports of tcp and udp; all when empty."`
 }
 
 // Numbering describes numbers in general; dial templates are generated from it.
@@ -144,8 +165,17 @@ type User struct {
 	Language   string            `yaml:"language" enum:"en,de" doc:"Initial value; users may change it. site.language when empty."`
 	Password   Secret            `yaml:"password" pattern:"^[ -~]{8,128}$" want:"8 to 128 printable ASCII characters" doc:"VPN password."`
 	VPN        string            `yaml:"vpn" doc:"VPN policy; no VPN with a password when empty."`
+	TOTP       Secret            `yaml:"totp" pattern:"^[A-Za-z2-7 =-]{16,128}$" want:"at least 16 characters of base32 (A to Z, 2 to 7), as authenticator apps take them" doc:"Secret of the one-time passwords, for policies with second_factor. ringfence vpn totp makes one."`
+	WireGuard  []WireGuardPeer   `yaml:"wireguard" doc:"Devices that connect by WireGuard with this person's policy. ringfence vpn wireguard add makes others without the document."`
 	PIN        Secret            `yaml:"pin" pattern:"^[0-9]{4,12}$" want:"4 to 12 digits" doc:"Initial PIN; users may change it."`
 	SpeedDials map[string]Digits `yaml:"speed_dials" keys:"^[1-9][0-9]?$" wantkeys:"an index from 1 to 99" doc:"Initial values, index 1 to 99 to number; users may change them."`
+}
+
+// WireGuardPeer is a laptop or mobile of a person.
+type WireGuardPeer struct {
+	Name      string `yaml:"name" required:"true" max:"32" pattern:"^[a-z0-9][a-z0-9_-]*$" want:"lower-case letters, digits, - and _" doc:"Unique name of the device."`
+	PublicKey string `yaml:"public_key" required:"true" pattern:"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$" want:"a WireGuard public key, 44 characters" doc:"Its public key."`
+	PSK       Secret `yaml:"preshared_key" pattern:"^[A-Za-z0-9+/]{43}=$" want:"a WireGuard key, 44 characters" doc:"Pre-shared key, optional."`
 }
 
 // Phone is a device.
@@ -156,6 +186,7 @@ type Phone struct {
 	Security SecurityMode `yaml:"security" default:"encrypted" doc:"encrypted (TLS and SRTP) or nonsecure (TCP and RTP, password in clear in the device file)."`
 	Password Secret       `yaml:"password" pattern:"^[A-Za-z0-9]{8,30}$" want:"8 to 30 letters and digits" doc:"SIP digest password, 8 to 30 letters and digits. Generated and kept as state when empty."`
 	VPN      string       `yaml:"vpn" doc:"VPN policy of this phone; its device file has no VPN when empty."`
+	VPNPass  Secret       `yaml:"vpn_password" pattern:"^[ -~]{8,128}$" want:"8 to 128 printable ASCII characters" doc:"Password with which the phone itself logs in to the VPN, where its policy takes passwords. With it the phone asks for the password alone, without a name."`
 	LSCKey   KeyKind      `yaml:"lsc_key" doc:"Overrides pki.lsc.key for this phone."`
 	CAPFCode Secret       `yaml:"capf_code" pattern:"^[0-9]{4,15}$" want:"4 to 15 digits" doc:"One-time code typed at the phone where pki.lsc.auth is code."`
 	DND      string       `yaml:"dnd" default:"reject" enum:"reject,silent" doc:"What do-not-disturb does to calls: reject gives the caller the busy rule, silent shows them without ringing."`

@@ -10,7 +10,7 @@ import (
 const redacted = "[redacted]"
 
 // secretKey finds keys whose value is a secret by their name alone, with usual misspellings left to the span of the line.
-var secretKey = regexp.MustCompile(`(?i)["']?\b(\w*pass\w*|\w*pwd\w*|\w*secret\w*|pin|capf_?code)\b["']?\s*:\s*`)
+var secretKey = regexp.MustCompile(`(?i)["']?\b(\w*pass\w*|\w*pwd\w*|\w*secret\w*|pin|capf_?code|totp|preshared_key)\b["']?\s*:\s*`)
 
 // masked returns a line with its secrets hidden, and where column col went.
 func (s *source) masked(line, col int) (string, int) {

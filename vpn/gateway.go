@@ -24,6 +24,7 @@ import (
 	"ringfence/internal/task"
 	"ringfence/vpn/anyconnect"
 	"ringfence/vpn/dtls"
+	"ringfence/vpn/policy"
 	"ringfence/vpn/session"
 	"ringfence/vpn/tunnel"
 )
@@ -219,6 +220,22 @@ func (g *Gateway) Policies() []*Policy { return g.sessions.Policies() }
 
 // Sessions reports on all sessions, oldest first.
 func (g *Gateway) Sessions() []SessionInfo { return g.sessions.Sessions() }
+
+// Find returns what judges the packets of the sessions that a person means by id, inner address or name.
+func (g *Gateway) Find(what string) (all []SessionInfo, filters []*policy.Filter) {
+	for _, s := range g.sessions.Find(what) {
+		all, filters = append(all, s.Info()), append(filters, s.Filter())
+	}
+	return all, filters
+}
+
+// Sample is what would judge a phone's, or a person's, session with this policy; nil when the policy is not declared.
+func (g *Gateway) Sample(id string, device bool) *policy.Filter {
+	if device {
+		return g.sessions.Sample(id, policy.Device)
+	}
+	return g.sessions.Sample(id, policy.User)
+}
 
 // Kick ends the session with this id, or all of the device or user of this name, and tells whether there was any.
 func (g *Gateway) Kick(idOrName string) bool {

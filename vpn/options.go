@@ -105,8 +105,28 @@ func (o *Options) validate() error {
 func PoliciesOf(v config.VPN) []Policy {
 	var all []Policy
 	for _, d := range v.Policies {
-		p := Policy{ID: d.ID, Pool: d.Pool, Routes: d.Routes, DNS: d.DNS, MTU: d.MTU, DPD: d.DPD.D(), Keepalive: d.Keepalive.D(),
-			Idle: d.Idle.D(), Disconnected: d.Disconnected.D(), MaxSessions: d.MaxSessions, Banner: d.Banner}
+		p := Policy{ID: d.ID, Label: d.Label, Listed: d.Listed, Pool: d.Pool, Pool6: d.Pool6, Routes: d.Routes, Exclude: d.Exclude, DNS: d.DNS,
+			Domain: string(d.Domain), SecondFactor: d.SecondFactor, MTU: d.MTU, DPD: d.DPD.D(), Keepalive: d.Keepalive.D(), Idle: d.Idle.D(),
+			Session: d.Session.D(), Rekey: d.Rekey.D(), Disconnected: d.Disconnected.D(), MaxSessions: d.MaxSessions, Banner: d.Banner}
+		for _, h := range d.SplitDNS {
+			p.SplitDNS = append(p.SplitDNS, string(h))
+		}
+		for _, r := range d.Allow {
+			first, last, _ := r.Range() // checked with the document
+			rule := Rule{To: r.To, First: first, Last: last}
+			switch r.Protocol {
+			case "tcp":
+				rule.Proto = policy.TCP
+			case "udp":
+				rule.Proto = policy.UDP
+			case "icmp":
+				rule.Proto = policy.ICMP
+				if r.To.Addr().Is6() {
+					rule.Proto = policy.ICMPv6
+				}
+			}
+			p.Allow = append(p.Allow, rule)
+		}
 		for _, a := range d.Auth {
 			switch a {
 			case config.VPNCertificate:

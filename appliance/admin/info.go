@@ -145,19 +145,44 @@ type CertInfo struct {
 
 // VPNSessionInfo is a VPN session.
 type VPNSessionInfo struct {
-	ID        string    `json:"id"`
-	Device    string    `json:"device,omitempty"`
-	User      string    `json:"user,omitempty"`
-	Policy    string    `json:"policy"`
-	Method    string    `json:"method"` // certificate, password
-	Address   string    `json:"address"`
-	Remote    string    `json:"remote"`
-	UserAgent string    `json:"user_agent,omitempty"`
-	Link      string    `json:"link"` // TLS 1.2 AES…, DTLS …, or down
-	Since     time.Time `json:"since"`
-	LastSeen  time.Time `json:"last_seen,omitzero"`
-	BytesIn   uint64    `json:"bytes_in"`
-	BytesOut  uint64    `json:"bytes_out"`
+	ID         string    `json:"id"`
+	Device     string    `json:"device,omitempty"`
+	User       string    `json:"user,omitempty"`
+	Policy     string    `json:"policy"`
+	Method     string    `json:"method"` // certificate, password, wireguard
+	State      string    `json:"state"`  // granted, up, away
+	Address    string    `json:"address"`
+	Address6   string    `json:"address6,omitempty"`
+	Remote     string    `json:"remote"`
+	UserAgent  string    `json:"user_agent,omitempty"`
+	Host       string    `json:"host,omitempty"` // as the client names itself
+	Link       string    `json:"link"`           // TLS 1.2 AES…, WireGuard, or down
+	Datagrams  string    `json:"datagrams,omitempty"`
+	Payload    string    `json:"payload,omitempty"` // what packets to the client go through: tcp, udp
+	MTU        int       `json:"mtu,omitempty"`
+	Connects   int       `json:"connects"`
+	Since      time.Time `json:"since"`
+	LastSeen   time.Time `json:"last_seen,omitzero"`
+	PacketsIn  uint64    `json:"packets_in"`
+	PacketsOut uint64    `json:"packets_out"`
+	BytesIn    uint64    `json:"bytes_in"`
+	BytesOut   uint64    `json:"bytes_out"`
+	LossIn     float64   `json:"loss_in"` // part of the client's datagrams that did not arrive
+	// RoundTrip is the latest one that a probe measured; RoundTrips counts those up to 5, 10, 20, 50, 100, 200, 500, 1000 ms and
+	// above.
+	RoundTrip  float64  `json:"round_trip_ms"`
+	RoundTrips []uint32 `json:"round_trips"`
+	Dropped    VPNDrops `json:"dropped"`
+}
+
+// VPNDrops counts packets of a session that were not carried.
+type VPNDrops struct {
+	Forbidden uint64 `json:"forbidden"`      // by the policy
+	Foreign   uint64 `json:"foreign_source"` // with another source address than the session's
+	Malformed uint64 `json:"malformed"`
+	TooBig    uint64 `json:"too_big"`
+	NoLink    uint64 `json:"no_link"`   // while the client was away
+	Congested uint64 `json:"congested"` // its line takes less
 }
 
 // CallInfo is a call.

@@ -346,12 +346,30 @@ func printVPNSessions(w io.Writer, sessions []VPNSessionInfo) {
 	rows := make([][]string, 0, len(sessions))
 	for _, s := range sessions {
 		who := s.Device
-		if who == "" {
+		if s.User != "" {
 			who = s.User
+			if s.Device != "" {
+				who += " on " + s.Device
+			}
 		}
-		rows = append(rows, []string{s.ID, who, s.Policy, s.Method, s.Address, s.Remote, when(s.Since), bytesOf(s.BytesIn), bytesOf(s.BytesOut), s.Link})
+		link := s.Link
+		if s.Datagrams != "" {
+			link = s.Datagrams
+			if s.Payload != "udp" {
+				link += " (idle)"
+			}
+		}
+		rtt, loss := "", ""
+		if s.RoundTrip > 0 {
+			rtt = fmt.Sprintf("%.1f ms", s.RoundTrip)
+		}
+		if s.Datagrams != "" {
+			loss = fmt.Sprintf("%.1f %%", 100*s.LossIn)
+		}
+		rows = append(rows, []string{s.ID, who, s.Policy, s.Method, strings.TrimSpace(s.Address + " " + s.Address6), s.Remote, s.UserAgent, link, when(s.Since),
+			fmt.Sprintf("%s, %d", bytesOf(s.BytesIn), s.PacketsIn), fmt.Sprintf("%s, %d", bytesOf(s.BytesOut), s.PacketsOut), loss, rtt})
 	}
-	table(w, []string{"SESSION", "WHO", "POLICY", "BY", "ADDRESS", "FROM", "SINCE", "IN", "OUT", "LINK"}, rows)
+	table(w, []string{"SESSION", "WHO", "POLICY", "BY", "ADDRESS", "FROM", "CLIENT", "LINK", "SINCE", "IN", "OUT", "LOSS", "RTT"}, rows)
 }
 
 func printCalls(w io.Writer, calls []CallInfo) {

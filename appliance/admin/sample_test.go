@@ -12,7 +12,9 @@ var (
 	expires  = time.Date(2036, 5, 4, 8, 0, 0, 0, time.UTC)
 	lscOf1   = CertInfo{Role: "LSC", Device: "SEP001122AA0001", Subject: "CN=SEP001122AA0001", Issuer: "CN=Issuing CA", Serial: "1f2e", Key: "RSA 2048", NotAfter: expires, State: "current"}
 	tunnelOf = VPNSessionInfo{ID: "7", Device: "SEP001122AA0001", Policy: "phones", Method: "certificate", Address: "10.99.0.2", Remote: "203.0.113.9:51000",
-		Link: "TLS 1.2", Since: morning, BytesIn: 12 << 20, BytesOut: 900}
+		Link: "TLS 1.2", Datagrams: "DTLS 1.2 AES256-GCM-SHA384 with 203.0.113.9:51001", Payload: "udp", UserAgent: "Cisco SVC IPPhone Client", Since: morning,
+		State: "up", Address6: "fd00::2", PacketsIn: 9000, PacketsOut: 12, BytesIn: 12 << 20, BytesOut: 900, LossIn: 0.015, RoundTrip: 12.25, RoundTrips: []uint32{0, 0, 3},
+		Connects: 1, MTU: 1290, Dropped: VPNDrops{Forbidden: 2}}
 	phone1 = PhoneInfo{
 		Device: "SEP001122AA0001", Declared: true, Model: "8851", Label: "Front", Security: "encrypted", State: phone.StateRegistered,
 		Lines: []PhoneLine{{1, "301", "301"}, {2, "302", "Sales"}}, HuntLogin: true,

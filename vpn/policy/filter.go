@@ -57,6 +57,7 @@ type Filter struct {
 type rule struct {
 	Rule
 	outside bool
+	why     Reason
 }
 
 // flow is a connection that the appliance opened to the client.
@@ -93,30 +94,30 @@ func Compile(p *Policy, t Target) *Filter {
 			f.own = append(f.own, a)
 		}
 	}
-	add := func(r Rule, outside bool) {
+	add := func(r Rule, outside bool, why Reason) {
 		if r.First == 0 && r.Last == 0 {
 			r.Last = 65535
 		}
 		if r.To.IsValid() {
-			f.rules = append(f.rules, rule{r, outside})
+			f.rules = append(f.rules, rule{r, outside, why})
 			return
 		}
 		for _, a := range f.own {
 			r.To = netip.PrefixFrom(a, a.BitLen())
-			f.rules = append(f.rules, rule{r, outside})
+			f.rules = append(f.rules, rule{r, outside, why})
 		}
 	}
 	for _, r := range t.Services {
-		add(r, false)
+		add(r, false, Service)
 	}
-	add(Rule{Proto: ICMP}, false) // a phone pings its TFTP server to learn whether it is at home (provisioning: autoNetDetect)
-	add(Rule{Proto: ICMPv6}, false)
+	add(Rule{Proto: ICMP}, false, Service) // a phone pings its TFTP server to learn whether it is at home (provisioning: autoNetDetect)
+	add(Rule{Proto: ICMPv6}, false, Service)
 	for _, r := range p.Allow {
-		add(r, false)
+		add(r, false, Allowed)
 	}
 	if t.Kind == User {
 		for _, r := range p.Routes {
-			add(Rule{To: r}, true)
+			add(Rule{To: r}, true, Routed)
 		}
 	}
 	return f
@@ -131,7 +132,7 @@ func (f *Filter) FromClient(b []byte, now time.Time) Verdict {
 	if p.Src != f.addr4 && p.Src != f.addr6 {
 		return ForeignAddr
 	}
-	if f.permits(&p, p.Dst, p.DstPort) {
+	if f.permits(&p, p.Dst, p.DstPort) != nil {
 		return Pass
 	}
 	if !p.Open && p.HasPorts && f.answers(&p, now) {
@@ -150,7 +151,7 @@ func (f *Filter) ToClient(b []byte, now time.Time) Verdict {
 	if p.Dst != f.addr4 && p.Dst != f.addr6 {
 		return ForeignAddr
 	}
-	permitted := f.permits(&p, p.Src, p.SrcPort)
+	permitted := f.permits(&p, p.Src, p.SrcPort) != nil
 	if slices.Contains(f.own, p.Src) {
 		if !permitted && p.HasPorts {
 			f.open(&p, now)
@@ -169,8 +170,8 @@ func (f *Filter) ToClient(b []byte, now time.Time) Verdict {
 // icmpError tells the ICMP messages that report on other packets: unreachable, time exceeded, parameter problem.
 func icmpError(t uint8) bool { return t == 3 || t == 11 || t == 12 }
 
-// permits tells whether a rule opens the far address and port.
-func (f *Filter) permits(p *Packet, far netip.Addr, port uint16) bool {
+// permits finds the rule that opens the far address and port; nil is none.
+func (f *Filter) permits(p *Packet, far netip.Addr, port uint16) *rule {
 	for i := range f.rules {
 		r := &f.rules[i]
 		if r.Proto != Any && r.Proto != p.Proto || !r.To.Contains(far) {
@@ -182,9 +183,9 @@ func (f *Filter) permits(p *Packet, far netip.Addr, port uint16) bool {
 		if r.outside && slices.ContainsFunc(f.pools, func(p netip.Prefix) bool { return p.Contains(far) }) {
 			continue
 		}
-		return true // a later fragment has no port: it is worth nothing without the first one, which was judged
+		return r // a later fragment has no port: it is worth nothing without the first one, which was judged
 	}
-	return false
+	return nil
 }
 
 func (f *Filter) open(p *Packet, now time.Time) {

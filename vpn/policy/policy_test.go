@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,49 @@ func TestFromClient(t *testing.T) {
 		if got := lab(User).FromClient(c.pkt, time.Now()); got != c.user {
 			t.Errorf("%s: user gets %v, want %v", c.name, got, c.user)
 		}
+	}
+}
+
+func TestExplain(t *testing.T) {
+	p := &Policy{ID: "a", Pool: netip.MustParsePrefix("10.77.0.0/24"), Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		Allow: []Rule{{To: netip.MustParsePrefix("10.78.0.9/32"), Proto: TCP, First: 80, Last: 90}}}
+	if err := p.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	target := Target{Kind: User, Addr4: netip.MustParseAddr("10.77.0.9"), Own: []netip.Addr{netip.MustParseAddr("192.0.2.10")},
+		Pools: []netip.Prefix{netip.MustParsePrefix("10.78.0.0/24")}, Services: []Rule{{Proto: TCP, First: 5060, Last: 5060}}}
+	user := Compile(p, target)
+	target.Kind = Device
+	device := Compile(p, target)
+	for _, c := range []struct {
+		name  string
+		f     *Filter
+		dst   string
+		proto Proto
+		port  uint16
+		to    string // of the rule; empty: refused
+		why   string
+	}{
+		{"service", device, "192.0.2.10", TCP, 5060, "192.0.2.10", "service of the appliance"},
+		{"service at the inner address", device, "10.77.0.1", TCP, 5060, "10.77.0.1", "service of the appliance"},
+		{"page", device, "192.0.2.10", TCP, 8443, "", "no telephony service"},
+		{"ping", device, "192.0.2.10", ICMP, 0, "192.0.2.10", "service of the appliance"},
+		{"route of people", user, "10.1.2.3", UDP, 53, "10.0.0.0/8", "route of the policy"},
+		{"route is not for phones", device, "10.1.2.3", UDP, 53, "", "no rule leads there"},
+		{"route does not open other clients", user, "10.78.0.7", TCP, 80, "", "another client"},
+		{"allow list does", device, "10.78.0.9", TCP, 85, "10.78.0.9", "allowed by the policy"},
+		{"but its ports only", device, "10.78.0.9", TCP, 91, "", "another client"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			line, ok, why := c.f.Explain(netip.MustParseAddr(c.dst), c.proto, c.port)
+			if ok != (c.to != "") || line.To != c.to || !strings.Contains(why, c.why) {
+				t.Errorf("%+v %v %q, want %q %q", line, ok, why, c.to, c.why)
+			}
+		})
+	}
+	want := Line{To: "10.78.0.9", Proto: "tcp", Ports: "80-90", Why: "allowed by the policy"}
+	if !slices.Contains(device.Lines(), want) {
+		t.Errorf("lines %+v lack %+v", device.Lines(), want)
 	}
 }
 

@@ -108,7 +108,7 @@ func (t *Table) SetPolicies(all []policy.Policy) error {
 	t.policies.Store(next)
 	for _, s := range t.all() {
 		p := next.find(s.who.Policy)
-		if p == nil || !p.Pool.Contains(s.addr4) {
+		if p == nil || !p.Pool.Contains(s.addr4) || s.addr6.IsValid() != p.Pool6.IsValid() || s.addr6.IsValid() && !p.Pool6.Contains(s.addr6) {
 			t.End(s, "policy changed", Farewell{Final: true, Text: "configuration changed, please connect again"})
 			continue
 		}

@@ -59,6 +59,9 @@ func code(secret []byte, counter uint64) string {
 	return fmt.Sprintf("%0*d", digits, n%1_000_000)
 }
 
+// Code is the code of a moment, as an authenticator shows it.
+func Code(secret []byte, at time.Time) string { return code(secret, uint64(at.Unix())/step) }
+
 // Verify checks a code. last is the counter of the last code that was accepted (0 for none): neither it nor an older one is
 // good again. The counter to remember is returned.
 func Verify(secret []byte, given string, now time.Time, last uint64) (counter uint64, ok bool) {

@@ -170,9 +170,12 @@ func (p *phone) vpnGroup(w *writer) {
 		p.warn("it may use the VPN, but vpn.hosts names no address: its file has no VPN")
 		return
 	}
-	method := 0 // user and password
-	if slices.Contains(policy.Auth, config.VPNCertificate) {
-		method = 2
+	method, path := 0, "svc" // user and password: the policy is the person's
+	switch {
+	case slices.Contains(policy.Auth, config.VPNCertificate):
+		method, path = 2, policy.ID
+	case !p.declared.VPNPass.Empty():
+		method, path = 1, policy.ID // the password alone, and the phone's own name
 	}
 	w.in("vpnGroup", func() {
 		w.num("mtu", policy.MTU)
@@ -183,7 +186,7 @@ func (p *phone) vpnGroup(w *writer) {
 		w.num("enableHostIDCheck", 0)
 		w.in("addresses", func() {
 			for i, host := range p.Doc.VPN.Hosts[:min(len(p.Doc.VPN.Hosts), 3)] {
-				w.el(fmt.Sprintf("url%d", i+1), "https://"+host+"/"+policy.ID)
+				w.el(fmt.Sprintf("url%d", i+1), "https://"+host+"/"+path)
 			}
 		})
 		w.in("credentials", func() {
