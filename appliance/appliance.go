@@ -184,7 +184,8 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 	if a.ca, err = pki.Open(ctx, pki.Options{
 		State: a.store, KeyFile: filepath.Join(a.StateDir, "pki.key"), Node: node.Name, Organization: organization,
 		Addresses: addresses(node.Address), VPNHosts: a.doc().VPN.Hosts, LSCDays: a.doc().PKI.LSC.Days, MICRoots: micRoots,
-		Phones: trustadmin.Phones(doc), Log: a.log,
+		PublishURL: a.doc().PKI.PublishURL,
+		Phones:     trustadmin.Phones(doc), Log: a.log,
 	}); err != nil {
 		return err
 	}

@@ -84,6 +84,7 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 	if !l.NTP.Off() {
 		a.supervisor.Add(a.timeService(l.NTP))
 	}
+	a.addCerts()
 	a.supervisor.Add(supervise.Service{Name: "trust", Run: a.trust.Run})
 	a.supervisor.Add(supervise.Service{
 		Name: "media", Required: true,

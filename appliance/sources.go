@@ -87,6 +87,7 @@ func (a *appliance) listeners() map[string][]string {
 	if a.noVPN == "" {
 		add("vpn", "tcp", l.VPN)
 	}
+	certListeners(l, add)
 	add("admin", "http", l.Metrics)
 	return out
 }

@@ -24,6 +24,7 @@ func (c *checker) run() {
 	c.node()
 	c.media()
 	c.site()
+	c.pki()
 	c.vpn()
 	c.users()
 	c.phones()
@@ -138,6 +139,8 @@ func (c *checker) listenerList() []listener {
 		{"ntp", l.NTP, false, true, 123, false},
 		{"vpn", l.VPN, true, true, 0, false},
 		{"wireguard", l.WireGuard, false, true, 0, false},
+		{"certs", l.Certs, true, false, 0, false},
+		{"acme", l.ACME, true, false, 0, false},
 		{"metrics", l.Metrics, true, false, 0, false},
 	}
 }

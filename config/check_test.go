@@ -71,6 +71,13 @@ func TestChecks(t *testing.T) {
 		name, old, new string
 		message, hint  string
 	}{
+		{"ACME for nobody", "site: {", "pki: {acme: {enabled: true}}\nsite: {", "ACME is on and may issue for no name", "domains"},
+		{"ACME without listener", "site: {", "pki: {acme: {enabled: true, domains: [web.example.net]}}\nsite: {", "node.listen.acme is off", "0.0.0.0:6975"},
+		{"two ACME accounts of one name", "site: {", "pki: {acme: {accounts: [{id: web, key: abcdefghijabcdefghijabcdefghijab}, {id: web, key: abcdefghijabcdefghijabcdefghijab}]}}\nsite: {", "ACME account web is declared twice", "another name"},
+		{"SCEP for nobody", "site: {", "pki: {scep: {enabled: true}}\nsite: {", "nobody has a challenge password", "clients"},
+		{"SCEP without listener", "node: {address: 192.0.2.10}", "node: {address: 192.0.2.10, listen: {certs: off}}\npki: {scep: {enabled: true, clients: [{name: wifi1, challenge: 12345678}]}}", "node.listen.certs is off", "0.0.0.0:6974"},
+		{"shared challenge for no name", "site: {", "pki: {scep: {challenge: \"12345678\"}}\nsite: {", "good for no name", "names"},
+		{"publish_url with a path", "site: {", "pki: {publish_url: \"http://192.0.2.10/x\"}\nsite: {", "publish_url", "http://192.0.2.10:6974"},
 		{"line and group (overlapping numbers)", `number: "303"`, `number: "370"`, "number 370 is both a line and a group", "first is"},
 		{"park slots and room (overlapping ranges)", "slots: 381-389", "slots: 365-389", "both a park slot and a room", ""},
 		{"park slot and page (the mistake of the usual sample plan)", "slots: 381-389", "slots: 379-389", "number 379 is both a park slot and a page", ""},

@@ -23,7 +23,7 @@ func TestCommand(t *testing.T) {
 		stdout, stderr string
 	}{
 		{"good document", []string{"check", good}, 0, "good.yaml: good: ringfence at 127.0.0.1, 2 phones, 4 lines (1 without phone), 3 users, 1 VPN policy\n", "note: " + good + ":14:3: 127.0.0.1 is reachable"},
-		{"bad document", []string{"check", bad}, 1, "", "bad.yaml:63:5: unknown key \"lable\" in this entry of phones (did you mean label?)\n   63 |     lable: Ada\n      |     ^\n"},
+		{"bad document", []string{"check", bad}, 1, "", "bad.yaml:64:5: unknown key \"lable\" in this entry of phones (did you mean label?)\n   64 |     lable: Ada\n      |     ^\n"},
 		{"bad document, last line", []string{"check", bad}, 1, "", "bad.yaml: 1 fault; nothing was changed\n"},
 		{"no such document", []string{"check", filepath.Join(dir, "none.yaml")}, 1, "", "none.yaml: cannot be read: "},
 		{"schema", []string{"schema"}, 0, `"additionalProperties": false`, ""},

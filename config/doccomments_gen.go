@@ -4,6 +4,8 @@ package config
 
 // typeDocs are the comments of the types of the document, for the reference.
 var typeDocs = map[string]string{
+	"ACME":          "ACME says for whom the ACME endpoint issues (RFC 8555).",
+	"ACMEAccount":   "ACMEAccount is an external account binding.",
 	"CallerID":      "CallerID is how a line presents itself.",
 	"Comeback":      "Comeback is what happens to a parked call that nobody retrieves.",
 	"Group":         "Group is a hunt group.",
@@ -23,6 +25,8 @@ var typeDocs = map[string]string{
 	"Rooms":         "Rooms is a range of conference rooms.",
 	"RouteIn":       "RouteIn takes calls from trunks.",
 	"RouteOut":      "RouteOut sends calls to trunks.",
+	"SCEP":          "SCEP says for whom the SCEP endpoint issues (RFC 8894).",
+	"SCEPClient":    "SCEPClient is a device with a challenge password of its own.",
 	"SIP":           "SIP holds what the PBX needs besides users and lines.",
 	"Schedule":      "Schedule is a set of open hours.",
 	"Services":      "Services are numbers of built-in services.",

@@ -56,6 +56,8 @@ type Listen struct {
 	NTP            Endpoint `yaml:"ntp" default:"0.0.0.0:123" doc:"Time for phones. They know no other port than 123. When another program of this machine serves the time there already, that one is left in peace."`
 	VPN            Endpoint `yaml:"vpn" default:"0.0.0.0:443" doc:"AnyConnect login and tunnel (TCP). Phones accept no other UDP port than 443."`
 	WireGuard      Endpoint `yaml:"wireguard" default:"off" doc:"WireGuard for laptops and mobiles (UDP). Another port than 51820, which the link of a pair uses: 0.0.0.0:51821."`
+	Certs          Endpoint `yaml:"certs" default:"0.0.0.0:6974" doc:"Revocation lists, OCSP and CA certificates over plain HTTP, and SCEP where pki.scep is on."`
+	ACME           Endpoint `yaml:"acme" default:"off" doc:"ACME over HTTPS, for pki.acme: 0.0.0.0:6975."`
 	Metrics        Endpoint `yaml:"metrics" default:"127.0.0.1:9090" doc:"Prometheus metrics and health."`
 	LegacyTLS      []string `yaml:"legacy_tls" enum:"capf,tvs,sip,vpn" doc:"Listeners that also speak TLS 1.0 with RSA key exchange, for phones that know nothing newer (6900, 7900, 8900, 9900 series): capf, tvs, sip, vpn. Such phones need capf, tvs and sip for encrypted mode."`
 }
@@ -97,6 +99,39 @@ type PKI struct {
 	LSC          LSCPolicy  `yaml:"lsc" doc:"Certificates issued to phones."`
 	MICRoots     []string   `yaml:"mic_roots" doc:"PEM files of manufacturing CAs, for phones that prove themselves by MIC."`
 	ITLVersion   ITLVersion `yaml:"itl_version" default:"auto" doc:"1.0, 1.1, or auto: 1.1 for models with EC certificates."`
+	PublishURL   string     `yaml:"publish_url" max:"120" pattern:"^http://[A-Za-z0-9._:\\[\\]-]+$" want:"scheme, host and port alone: http://192.0.2.10:6974" doc:"Beginning of the addresses of revocation lists, OCSP and CA certificates, written into certificates that are issued from then on; they carry none when empty. It is node.listen.certs as others reach it."`
+	ACME         ACME       `yaml:"acme" doc:"Certificates for web servers and the like, fetched by ACME clients."`
+	SCEP         SCEP       `yaml:"scep" doc:"Certificates for devices that speak SCEP, such as Wi-Fi phones."`
+}
+
+// ACME says for whom the ACME endpoint issues (RFC 8555).
+type ACME struct {
+	Enabled  bool          `yaml:"enabled" default:"false" doc:"Serve ACME at node.listen.acme: https://HOST:6975/directory."`
+	Domains  []string      `yaml:"domains" pattern:"^(\\*\\.)?[a-z0-9]([a-z0-9-]{0,62})(\\.[a-z0-9-]{1,63})*$" want:"a name in lower case like web.example.net, or *.example.net" doc:"Names that certificates are issued for; *.example.net is every name below it."`
+	Days     int           `yaml:"days" default:"90" min:"1" max:"825" doc:"Life in days (1 to 825)."`
+	Resolver Endpoint      `yaml:"resolver" doc:"DNS server to ask for the names when a client proves that they are its own; the system's when empty."`
+	Accounts []ACMEAccount `yaml:"accounts" doc:"Who may make an account (external account binding); anybody who proves a name when empty."`
+}
+
+// ACMEAccount is an external account binding.
+type ACMEAccount struct {
+	ID  string `yaml:"id" required:"true" max:"64" pattern:"^[A-Za-z0-9._-]+$" want:"letters, digits and . _ -" doc:"Key identifier (kid) that the client is told."`
+	Key Secret `yaml:"key" required:"true" pattern:"^[A-Za-z0-9_-]{32,128}$" want:"32 to 128 characters of base64url, as openssl rand -hex 32 prints them" doc:"HMAC key of that client, base64url."`
+}
+
+// SCEP says for whom the SCEP endpoint issues (RFC 8894).
+type SCEP struct {
+	Enabled   bool         `yaml:"enabled" default:"false" doc:"Serve SCEP at node.listen.certs, http://HOST:6974/scep."`
+	Days      int          `yaml:"days" default:"365" min:"1" max:"3560" doc:"Life in days (1 to 3560)."`
+	Names     []string     `yaml:"names" max:"64" pattern:"^(\\*\\.)?[A-Za-z0-9]([A-Za-z0-9._@-]*)$" want:"a common name like phone1.example.net, or *.example.net" doc:"Common names that the shared challenge is good for; *.example.net is every name below it."`
+	Challenge Secret       `yaml:"challenge" pattern:"^[ -~]{8,128}$" want:"8 to 128 printable ASCII characters" doc:"Challenge password shared by all names."`
+	Clients   []SCEPClient `yaml:"clients" doc:"Devices with a challenge password of their own."`
+}
+
+// SCEPClient is a device with a challenge password of its own.
+type SCEPClient struct {
+	Name      string `yaml:"name" required:"true" max:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9._@-]*$" want:"the common name that the device asks for" doc:"Common name that the device asks for."`
+	Challenge Secret `yaml:"challenge" required:"true" pattern:"^[ -~]{8,128}$" want:"8 to 128 printable ASCII characters" doc:"Its challenge password."`
 }
 
 // LSCPolicy says what certificates phones get.

@@ -80,7 +80,7 @@ func TestRevisions(t *testing.T) {
 	rev, diff = apply(t, r, "ben", "longer\n\x1b[31m ring", two)
 	want := `--- revision 1
 +++ revision 2
-@@ -89,7 +89,7 @@
+@@ -90,7 +90,7 @@
      index: 2
      label: Sales
      caller_id: {name: Sales}
@@ -89,7 +89,7 @@ func TestRevisions(t *testing.T) {
    - number: "302"
      user: ben
      phone: SEP001122AA0002
-@@ -98,4 +98,4 @@
+@@ -99,4 +99,4 @@
      busy_at: 2                  # with two calls a third one finds the line busy
    - number: "303"               # no phone: a softphone registers with this number and password
      user: cleo

@@ -39,8 +39,11 @@ type Authority struct {
 
 	rotateMu sync.Mutex // rotations read before they write
 
-	crlMu sync.Mutex // one CRL is made at a time
-	crl   []byte     // the last one
+	crlMu sync.Mutex        // one CRL is made at a time
+	crls  map[string][]byte // the last ones, by the issuer's serial
+
+	answerMu sync.Mutex
+	answers  map[[32]byte]answer // of OCSP
 }
 
 // Open opens the authority in the State. On the first start it makes the key file and, in one group, all keys and
@@ -66,7 +69,8 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	}
 	a := &Authority{
 		opts: o, log: o.Log.With("component", "pki"),
-		parsed: make(map[string]*x509.Certificate), identities: make(map[string]*tls.Certificate),
+		parsed: make(map[string]*x509.Certificate), identities: make(map[string]*tls.Certificate), crls: make(map[string][]byte),
+		answers: make(map[[32]byte]answer),
 	}
 	if err := a.openKeyFile(); err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
@@ -274,6 +278,8 @@ func sign(template, parent *x509.Certificate, pub crypto.PublicKey, signer crypt
 	}
 	return cert, nil
 }
+
+func hash32(b []byte) [32]byte { return sha256.Sum256(b) }
 
 func fingerprint(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)

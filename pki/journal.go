@@ -33,6 +33,7 @@ import (
 //	pki/device/DEVICE/code            keyed digest of the code that was spent
 //	pki/clock/NODE                    the latest time that was believed
 //	pki/crl/NODE                      number of the last CRL
+//	pki/rootcrl/NODE/SERIAL           the root's CRL, DER
 //	pki/db/...                        rows of the engine: the certificates themselves, revocations
 //
 // A state is derived where it can be, so that no two fields contradict each other after a crash or a merge: a certificate

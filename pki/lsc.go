@@ -82,6 +82,7 @@ func (a *Authority) signLSC(device string, pub crypto.PublicKey) (*x509.Certific
 	if !t.NotAfter.After(now) {
 		return nil, fmt.Errorf("the issuing CA ended on %s", day(issuer.NotAfter))
 	}
+	a.publish(t, issuer)
 	return sign(t, issuer, pub, signer)
 }
 

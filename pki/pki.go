@@ -82,6 +82,10 @@ type Options struct {
 	Names     []string
 	VPNHosts  []string
 
+	// PublishURL is the beginning of the addresses of revocation lists, OCSP and CA certificates in what is issued. Empty:
+	// certificates carry none.
+	PublishURL string
+
 	LSCDays int // life of an LSC; 0 is 365 (1 to 3560)
 	// LSCGrace is how long after its end an LSC still proves its device to CAPF, so that a phone that was away can renew.
 	LSCGrace time.Duration

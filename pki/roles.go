@@ -167,18 +167,23 @@ func (a *Authority) issuingCA(b *batch, keys map[Role]crypto.Signer, have bool) 
 	if err := a.adopt(b, RoleRoot, rootCert, keys[RoleRoot]); err != nil {
 		return nil, nil, err
 	}
+	if err := a.addRootCRL(b, rootCert, keys[RoleRoot], rootCRLLife); err != nil {
+		return nil, nil, fmt.Errorf("CRL of the root: %w", err)
+	}
 	return cert, keys[RoleCAPF], a.adopt(b, RoleCAPF, cert, keys[RoleCAPF])
 }
 
 // issuerTemplate is an issuing CA below a root.
 func (a *Authority) issuerTemplate(root *x509.Certificate) *x509.Certificate {
 	now := a.now()
-	return &x509.Certificate{
+	t := &x509.Certificate{
 		SerialNumber: a.serial(), Subject: a.subject("CAPF-" + a.seal.node()),
 		NotBefore: now.Add(-backdate), NotAfter: end(now.Add(issuerLife), root.NotAfter),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, SignatureAlgorithm: sha256With(root),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
+	a.publish(t, root)
+	return t
 }
 
 // make adds a new key and certificate for a role to a group, without pointing the role to it. A new issuing CA is signed by
@@ -252,6 +257,7 @@ func (a *Authority) roleTemplate(r Role, issuer *x509.Certificate) *x509.Certifi
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 		a.names(t, p.hosts)
 	}
+	a.publish(t, issuer)
 	return t
 }
 
@@ -386,6 +392,7 @@ func (a *Authority) NewServerCertificate(ctx context.Context, key crypto.Signer,
 			t.DNSNames = append(t.DNSNames, n)
 		}
 	}
+	a.publish(t, ca.Leaf)
 	cert, err := sign(t, ca.Leaf, key.Public(), ca.PrivateKey.(crypto.Signer))
 	if err != nil {
 		return nil, fmt.Errorf("pki: %w", err)

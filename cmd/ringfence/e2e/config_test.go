@@ -18,6 +18,7 @@ node:
     sip_udp: {{.Address}}:5060
     sip_tls: {{.Address}}:5061
     vpn: {{.Address}}:443
+    certs: {{.Address}}:6974
     metrics: {{.Address}}:9090
   media:
     address: {{.Address}}

@@ -1,0 +1,24 @@
+package appliance
+
+import (
+	"net/http"
+
+	"ringfence/config"
+	"ringfence/pki/web"
+)
+
+// addCerts serves what the authority shows to the world: revocation lists, OCSP and CA certificates.
+func (a *appliance) addCerts() {
+	l := a.doc().Node.Listen
+	more := map[string]http.Handler{}
+	if !l.Certs.Off() {
+		a.supervisor.Add(server("certs", l.Certs, func(address string) (*web.Server, error) {
+			return web.New(web.Options{Name: "certs", Address: address, Handler: web.NewPublished(a.ca, more, a.log), Log: a.log})
+		}))
+	}
+}
+
+// certListeners are the addresses of these services.
+func certListeners(l config.Listen, add func(service, network string, e config.Endpoint)) {
+	add("certs", "tcp", l.Certs)
+}
