@@ -203,7 +203,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		Password:  func(device string) string { p, _ := a.passwords.of(device); return p },
 		LSC:       a.ca.CurrentLSC,
 		VPNHashes: a.trust.VPNHashes,
-		Offers:    phonefile.Park | phonefile.Pickup,
+		Offers:    phonefile.Park | phonefile.Pickup | phonefile.Conference,
 		Trust:     a.trust.Provision(),
 		AuthMode:  a.enrolment.AuthMode,
 		State:     a.store, Local: a.local, Note: note, Log: a.log,

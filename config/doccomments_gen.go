@@ -8,6 +8,8 @@ var typeDocs = map[string]string{
 	"ACMEAccount":   "ACMEAccount is an external account binding.",
 	"CallerID":      "CallerID is how a line presents itself.",
 	"Comeback":      "Comeback is what happens to a parked call that nobody retrieves.",
+	"Conference":    "Conference is how conferences made by key behave.",
+	"Features":      "Features is how the keys of phones behave.",
 	"Group":         "Group is a hunt group.",
 	"Intercom":      "Intercom is a number that reaches intercom lines.",
 	"Key":           "Key is a line key that is not a line. Exactly one of blf, speed, park and url is set.",

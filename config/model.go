@@ -24,6 +24,7 @@ type Document struct {
 	Intercom  []Intercom  `yaml:"intercom" doc:"Numbers that reach intercom lines."`
 	Rooms     []Rooms     `yaml:"rooms" doc:"Ranges of conference rooms."`
 	Services  Services    `yaml:"services" doc:"Numbers of built-in services."`
+	Features  Features    `yaml:"features" doc:"How the keys of phones behave."`
 	Schedules []Schedule  `yaml:"schedules" doc:"Opening hours."`
 	RoutesIn  []RouteIn   `yaml:"routes_in" doc:"Calls from trunks."`
 	RoutesOut []RouteOut  `yaml:"routes_out" doc:"Calls to trunks."`
@@ -278,7 +279,7 @@ type Pickup struct {
 	MayPick  []int    `yaml:"may_pick" doc:"Groups of which this line may pick up calls."`
 	Other    []int    `yaml:"other" doc:"Groups of the key for other pickup."`
 	Notify   []string `yaml:"notify" enum:"from,to,beep" doc:"What is shown or heard when a call of the group rings: from, to, beep."`
-	Seconds  int      `yaml:"notify_seconds" default:"5" min:"0" max:"120" doc:"Seconds of ringing before that notice."`
+	Seconds  int      `yaml:"notify_seconds" default:"5" min:"0" max:"60" doc:"How long that notice is shown, and the least time between two."`
 }
 
 // Group is a hunt group.
@@ -346,6 +347,21 @@ type Services struct {
 	Time      Digits            `yaml:"time" doc:"Time of day."`
 	Directory Digits            `yaml:"directory" doc:"Dial by name."`
 	Codes     map[string]string `yaml:"codes" keys:"^(forward_on|forward_off|dnd_toggle|pickup|pickup_number|hunt_toggle|hide_number|show_number|last_caller|record_toggle|park)$" wantkeys:"one of forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, last_caller, record_toggle, park" pattern:"^[0-9*#]+$" want:"digits, * and # in quotes" doc:"Feature codes for phones without keys: forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, last_caller, record_toggle, park."`
+}
+
+// Features is how the keys of phones behave.
+type Features struct {
+	Conference     Conference `yaml:"conference" doc:"Conferences made by key."`
+	TransferRecall int        `yaml:"transfer_recall_seconds" default:"30" min:"0" max:"600" doc:"How long the one who has transferred a call rings when nobody answers it; 0 is never."`
+	CallbackHours  int        `yaml:"callback_hours" default:"12" min:"1" max:"168" doc:"How long a wish to be called back is kept."`
+	QualityURL     string     `yaml:"quality_url" max:"255" pattern:"^https?://" want:"a URL like http://www.example.net/quality-report" doc:"Questionnaire that the QRT key opens on the phone; name=DEVICE is added. None when empty."`
+}
+
+// Conference is how conferences made by key behave.
+type Conference struct {
+	EveryoneAdmin bool `yaml:"everyone_admin" default:"true" doc:"Every Cisco phone in a conference may list, mute, remove and add; otherwise only the one that made it."`
+	Keep          bool `yaml:"keep" default:"false" doc:"The conference goes on after its last administrator has left; otherwise everybody is released."`
+	MaxGuests     int  `yaml:"max_guests" default:"60" min:"3" max:"500" doc:"Parties of one conference."`
 }
 
 // Schedule is a set of open hours.

@@ -36,6 +36,7 @@ type Call struct {
 	talking  time.Time
 	attempts int        // to find a codec both can
 	divert   func(*Leg) // who answers goes there instead of to the caller, who is gone
+	recallTo string     // line that the call comes back to if nobody answers; "" is none
 }
 
 // begin is the first event of a call.
@@ -108,7 +109,25 @@ func (c *Call) refuse(code int) {
 		c.caller.reject(code)
 		return
 	}
+	if back := c.recall(); back > 0 {
+		to := c.recallTo
+		c.recallTo = "" // once
+		c.log.Info("transferred call comes back", "line", to, "dialled", c.dialled, "code", code)
+		c.apply(c.plan.Send(to, back, "hangup", moment{c.m}))
+		return
+	}
 	c.caller.Hangup()
+}
+
+// RecallTo makes the call come back to a line if nobody answers it ("sip-calls" §4.3).
+func (c *Call) RecallTo(line string) { c.recallTo = line }
+
+// recall is how long that line is to ring; 0 if the call does not come back.
+func (c *Call) recall() time.Duration {
+	if c.recallTo == "" || c.m.opt.Recall == nil {
+		return 0
+	}
+	return c.m.opt.Recall()
 }
 
 // ring asks the phones of a line.

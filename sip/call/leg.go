@@ -233,6 +233,9 @@ func (l *Leg) host() netip.Addr {
 // talking tells whether the leg's party can take part in a conversation.
 func (l *Leg) talking() bool { return l.state == answering || l.state == up }
 
+// Talking is talking for features.
+func (l *Leg) Talking() bool { return l.talking() }
+
 // waiting tells whether the leg is a caller that has not been answered.
 func (l *Leg) waiting() bool { return l.Incoming && (l.state == calling || l.state == ringing) }
 

@@ -89,6 +89,8 @@ type Options struct {
 
 	// Refer handles a transfer; nil refuses it.
 	Refer func(c *Call, l *Leg, r *Referral)
+	// Recall tells how long the one who has transferred a call rings when nobody answers it; nil or 0 is never.
+	Recall func() time.Duration
 	// Services handle the features that phones call by name (x-cisco-serviceuri-NAME-ARG). They are called in the goroutine of a
 	// call whose caller waits for what becomes of it. A name without handler is answered 503.
 	Services map[string]func(c *Call, arg string)

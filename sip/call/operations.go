@@ -297,6 +297,7 @@ func replace(o *owner, target, with *Leg) error {
 		// 500, since phones misbehave with other codes.
 		o.adopt(with)
 		c.caller = with
+		c.recallTo = target.Line.Number
 		target.h = departing{c}
 		target.reject(500)
 		for _, b := range c.branches {

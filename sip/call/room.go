@@ -16,7 +16,9 @@ type Room struct {
 	mixer   *media.Mixer
 	guests  []*Guest // in the order in which they came
 	numbers int
-	pending int // parties who ring still and come when they answer
+	loans   map[*Leg]*loan      // legs of the calls that guests came from
+	coming  map[*owner]struct{} // calls that ring still, whose party comes when it answers
+	isOver  bool
 	hooks   Hooks
 	started time.Time
 	dialled string
@@ -59,24 +61,29 @@ var RoomCodecs = []sdp.Codec{sdp.G722, sdp.PCMU, sdp.PCMA}
 
 // Gather makes a room of the party of l, the one that it talks with, and the far end of target, another leg of the same phone
 // whose call it is. If target rings still, its far end comes when it answers. done is called in the room's goroutine, or with
-// an error in this call's, where nothing has changed then. target is left without anybody, for the feature to end
+// an error in this call's, where nothing has changed then. target is left without anybody, and the feature must end it
 // (Room.Release).
 func (c *Call) Gather(l, target *Leg, h Hooks, name Identity, done func(*Room, error)) {
 	if c.Other(l) == nil || c.Moving() || l == target {
 		done(nil, errGone)
 		return
 	}
-	fail := func(err error) { c.insist(message{run: func() { c.lent = nil; done(nil, err) }}) }
 	c.lent = c.other(l) // nothing else may begin meanwhile
-	ask(target, c.owner, func(far *Leg, pending func(*Room)) {
+	c.waiting++
+	fail := func(err error) {
+		c.insist(message{run: func() { c.lent = nil; c.waiting--; done(nil, err) }})
+	}
+	borrow(target, c.owner, func(from *loan) {
 		c.lent = nil
+		c.waiting--
 		other := c.other(l)
-		r := &Room{m: c.m, mixer: c.m.opt.Media.NewMixer(), hooks: h, started: time.Now(), dialled: c.dialled, name: name}
+		r := &Room{
+			m: c.m, mixer: c.m.opt.Media.NewMixer(), hooks: h, started: time.Now(), dialled: c.dialled, name: name,
+			loans: map[*Leg]*loan{}, coming: map[*owner]struct{}{},
+		}
 		if other == nil || !l.talking() || !c.m.startOwner(&r.owner, r) {
-			// Our own party is gone meanwhile: the far end goes back to nobody.
-			if far != nil {
-				far.abandon()
-			}
+			// A party of ours is gone meanwhile. The other call stays what it was.
+			from.settle(nil)
 			done(nil, errGone)
 			return
 		}
@@ -84,16 +91,15 @@ func (c *Call) Gather(l, target *Leg, h Hooks, name Identity, done func(*Room, e
 		legs := []*Leg{l, other}
 		c.release(l)
 		c.release(other)
-		if far != nil {
-			legs = append(legs, far)
+		if from.far != nil {
+			legs = append(legs, from.far)
+		} else {
+			r.coming[from.owner] = struct{}{}
 		}
 		for _, x := range legs {
 			r.owner.adopt(x)
 		}
-		if pending != nil {
-			r.pending++
-			pending(r)
-		}
+		r.loans[target] = from
 		_ = r.send(message{run: func() {
 			for _, x := range legs {
 				r.enter(x)
@@ -107,74 +113,42 @@ func (c *Call) Gather(l, target *Leg, h Hooks, name Identity, done func(*Room, e
 
 // Add brings the far end of target into the room, as Gather does. done is called in the room's goroutine.
 func (r *Room) Add(target *Leg, done func(error)) {
-	ask(target, r.owner, func(far *Leg, pending func(*Room)) {
-		if far != nil {
-			r.adopt(far)
-			r.enter(far)
+	r.waiting++
+	fail := func(err error) {
+		r.insist(message{run: func() { r.waiting--; done(err) }})
+	}
+	borrow(target, r.owner, func(from *loan) {
+		r.waiting--
+		if r.isOver {
+			from.settle(nil)
+			done(errGone)
+			return
 		}
-		if pending != nil {
-			r.pending++
-			pending(r)
+		r.loans[target] = from
+		if from.far != nil {
+			r.adopt(from.far)
+			r.enter(from.far)
+		} else {
+			r.coming[from.owner] = struct{}{}
 		}
 		done(nil)
-	}, func(err error) { r.insist(message{run: func() { done(err) }}) })
+	}, fail)
 }
 
-// ask begs the owner of target for its far end. Either got is called in the goroutine of to, with the far end as a frozen leg,
-// or, if it rings still, with a function that says which room it shall come to; or refused, in any goroutine.
-func ask(target *Leg, to *owner, got func(far *Leg, pending func(*Room)), refused func(error)) {
-	target.mu.Lock()
-	o := target.owner
-	target.mu.Unlock()
-	if o == nil || o == to {
-		refused(ErrNotReplaceable{481})
-		return
-	}
-	no := func() { refused(ErrNotReplaceable{481}) }
-	err := o.send(message{drop: no, run: func() {
-		c, ok := o.h.(*Call)
-		if _, mine := o.legs[target]; !ok || !mine || c.lent != nil || c.leaving != nil {
-			no()
-			return
-		}
-		if far := c.Other(target); far != nil && target.talking() {
-			c.leave(target)
-			c.caller, c.callee = nil, nil
-			c.release(far)
-			to.insist(message{run: func() { got(far, nil) }, drop: far.abandon})
-			return
-		}
-		if target == c.caller && target.waiting() && len(c.branches) > 0 {
-			// The phone's early call ends as in a transfer ("sip-calls" §4.3, §5): whoever answers goes to the room.
-			var room *Room
-			c.caller = nil
-			target.h = departing{c}
-			c.divert = func(l *Leg) {
-				switch {
-				case l == nil && room != nil:
-					room.insist(message{run: func() { room.pending--; room.settle() }})
-				case l == nil:
-				case room == nil:
-					l.Hangup()
-				default:
-					c.release(l)
-					room.insist(message{run: func() { room.pending--; room.adopt(l); room.enter(l) }, drop: l.abandon})
-				}
-			}
-			target.reject(500)
-			set := func(r *Room) { _ = c.send(message{run: func() { room = r }}) }
-			to.insist(message{run: func() { got(nil, set) }, drop: func() { _ = c.send(message{run: func() { c.withdrawAll() }}) }})
-			return
-		}
-		refused(ErrNotReplaceable{503})
-	}})
-	if err != nil {
-		no()
+// Release ends a leg that Gather or Add has left without anybody.
+func (r *Room) Release(target *Leg) {
+	if l := r.loans[target]; l != nil {
+		delete(r.loans, target)
+		l.settle(r)
 	}
 }
 
-// Release hangs up a leg that Gather or Add has left without anybody.
-func (r *Room) Release(target *Leg) { target.post(func() { target.Hangup() }) }
+// Release everything that a feature has not, so that no call waits for ever.
+func (r *Room) releaseAll() {
+	for target := range r.loans {
+		r.Release(target)
+	}
+}
 
 // enter makes an adopted leg a guest.
 func (r *Room) enter(l *Leg) {
@@ -265,6 +239,16 @@ func (r *Room) End() {
 }
 
 func (r *Room) over() {
+	r.isOver = true
+	r.releaseAll()
+	for o := range r.coming {
+		delete(r.coming, o)
+		o.insist(message{run: func() {
+			if c, ok := o.h.(*Call); ok && c.caller == nil {
+				c.withdrawAll()
+			}
+		}})
+	}
 	if f := r.hooks.Over; f != nil {
 		r.hooks.Over = nil
 		f()
@@ -294,13 +278,16 @@ func (r *Room) left(g *Guest) {
 // settle looks whether a room is still needed: not for one, and not for two, who talk directly ("sip-calls" §5). A party that is
 // on its way counts.
 func (r *Room) settle() {
-	switch len(r.guests) + r.pending {
+	if r.isOver {
+		return
+	}
+	switch len(r.guests) + len(r.coming) {
 	case 0:
 		r.over()
 	case 1:
 		r.End()
 	case 2:
-		if r.pending == 0 {
+		if len(r.coming) == 0 {
 			r.direct()
 		}
 	default:
@@ -316,7 +303,9 @@ func (r *Room) direct() {
 		return // the room goes on
 	}
 	for _, g := range r.guests {
-		g.sound.Remove()
+		if g.sound != nil {
+			g.sound.Remove()
+		}
 	}
 	r.guests = nil
 	r.release(a)

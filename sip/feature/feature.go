@@ -4,6 +4,8 @@ package feature
 
 import (
 	"log/slog"
+	"sync/atomic"
+	"time"
 
 	"ringfence/config"
 	"ringfence/sip/call"
@@ -18,12 +20,16 @@ import (
 type Features struct {
 	Park  *park.Lots
 	Rooms *conference.Rooms
+
+	doc atomic.Pointer[config.Document]
 }
 
 // Install fills the hooks of the options of a call manager; lamp shows numbers that are no line's as free or busy.
 func Install(o *call.Options, d *config.Document, lamp func(number string, busy bool), log *slog.Logger) *Features {
-	f := &Features{Park: park.New(d, lamp, log), Rooms: conference.New(conference.Options{Log: log})}
+	f := &Features{Park: park.New(d, lamp, log), Rooms: conference.New(conference.OptionsOf(d), log)}
+	f.doc.Store(d)
 	o.Refer = transfer.Handle
+	o.Recall = func() time.Duration { return time.Duration(f.doc.Load().Features.TransferRecall) * time.Second }
 	o.Services = pickup.Services()
 	o.Numbers = map[plan.ObjectKind]func(*call.Call, plan.Object){plan.ParkSlot: f.Park.Retrieve}
 	o.Keys = map[string]func(*call.Call, *call.Leg, *call.Key){"Park": f.Park.Key, "ParkMonitor": f.Park.Key}
@@ -36,4 +42,8 @@ func Install(o *call.Options, d *config.Document, lamp func(number string, busy 
 }
 
 // Reload takes a new document.
-func (f *Features) Reload(d *config.Document) { f.Park.Reload(d) }
+func (f *Features) Reload(d *config.Document) {
+	f.doc.Store(d)
+	f.Park.Reload(d)
+	f.Rooms.Reload(conference.OptionsOf(d))
+}

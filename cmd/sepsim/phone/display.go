@@ -26,6 +26,11 @@ type display struct {
 	notices []string
 	tones   []string
 	screens []string
+
+	screen   *Screen // shown now
+	executed []string
+	finished []string
+	private  bool
 }
 
 // LineState is what is shown beside a line.

@@ -152,20 +152,61 @@ func (p *Phone) SetDND(ctx context.Context, on bool) error {
 // HLog presses the HLog key (overview §6.4). The server answers with an hlogupdate.
 func (p *Phone) HLog(ctx context.Context) error { return p.SoftKey(ctx, "HLog", nil, nil) }
 
-// SoftKey sends a soft key event, about a call and a consultation or about the phone (both nil). The From user is the MAC
-// for the phone as a whole and the line's name for calls.
+// SoftKey presses a soft key, about a call and a consultation or about the phone (both nil), and forgets about it.
 func (p *Phone) SoftKey(ctx context.Context, name string, call, consult *Call) error {
+	_, err := p.Press(ctx, name, call, consult)
+	return err
+}
+
+// referOut is a REFER of remote call control that the phone sends. The From user is the MAC for the phone as a whole and the
+// line's name for calls.
+type referOut struct {
+	callID, tag       string
+	line              int // index; 0 is the phone
+	silent            bool
+	contentType, body string
+}
+
+func (p *Phone) referOut(ctx context.Context, r referOut, final ...func(*message)) (*message, error) {
 	p.mu.Lock()
 	l, conf, ok := p.link, p.config, p.reg.registered
 	p.mu.Unlock()
 	if l == nil || !ok {
-		return fmt.Errorf("%s: not registered", name)
+		return nil, errors.New("not registered")
 	}
-	line := conf.Lines[0]
-	user := strings.ToUpper(p.mac)
+	line, user := conf.Lines[0], strings.ToUpper(p.mac)
+	for _, x := range conf.Lines {
+		if x.Index == r.line {
+			line, user = x, x.Name
+		}
+	}
+	cid := hexString(4) + "@" + l.local.Addr().String()
+	m := &message{method: "REFER", uri: fmt.Sprintf("sip:%s@%s", line.Name, l.member.Host)}
+	m.add("From", "<sip:%s@%s>;tag=%s", user, l.member.Host, r.tag)
+	m.add("To", "<sip:%s@%s>", line.Name, l.member.Host)
+	m.add("Call-ID", "%s", r.callID)
+	m.add("CSeq", "1000 REFER")
+	m.add("User-Agent", "%s", p.man.agent)
+	m.add("Accept", "%s", typeResponse)
+	m.add("Expires", "60")
+	m.add("Max-Forwards", "70")
+	m.add("Contact", "<%s>", l.contactURI(line))
+	if r.silent {
+		m.add("Require", "norefersub")
+	}
+	m.add("Referred-By", "%s <sip:%s@%s>", quote(line.shown()), line.Name, l.member.Host)
+	m.add("Refer-To", "cid:%s", cid)
+	m.add("Content-Id", "<%s>", cid)
+	m.add("Content-Disposition", "session;handling=required")
+	m.with(r.contentType, r.body)
+	return l.roundTrip(ctx, m, final...)
+}
+
+// softKey sends the event of a key.
+func (p *Phone) softKey(ctx context.Context, k *Press, call, consult *Call) error {
+	line := 0
 	if call != nil {
-		line = call.line
-		user = line.Name
+		line = call.line.Index
 	}
 	dialog := func(tag string, c *Call) string {
 		id := dialogID{}
@@ -177,23 +218,9 @@ func (p *Phone) SoftKey(ctx context.Context, name string, call, consult *Call) e
 		return fmt.Sprintf("<%s><callid>%s</callid><localtag>%s</localtag><remotetag>%s</remotetag></%s>",
 			tag, id.callID, id.localTag, id.remoteTag, tag)
 	}
-	host := l.local.Addr().String()
-	cid := hexString(4) + "@" + host
-	m := &message{method: "REFER", uri: fmt.Sprintf("sip:%s@%s", line.Name, l.member.Host)}
-	m.add("From", "<sip:%s@%s>;tag=%s", user, l.member.Host, p.tag())
-	m.add("To", "<sip:%s@%s>", line.Name, l.member.Host)
-	m.add("Call-ID", "%s", p.callID(host))
-	m.add("CSeq", "1000 REFER")
-	m.add("User-Agent", "%s", p.man.agent)
-	m.add("Expires", "10")
-	m.add("Max-Forwards", "70")
-	m.add("Contact", "<%s>", l.contactURI(line))
-	m.add("Require", "norefersub")
-	m.add("Referred-By", "%s <sip:%s@%s>", quote(line.shown()), line.Name, l.member.Host)
-	m.add("Refer-To", "cid:%s", cid)
-	m.add("Content-Id", "<%s>", cid)
-	m.add("Content-Disposition", "session;handling=required")
-	m.with(typeRequest, strings.ReplaceAll(fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?>
+	res, err := p.referOut(ctx, referOut{
+		callID: k.callID, tag: k.localTag, line: line, silent: k.silent, contentType: typeRequest,
+		body: strings.ReplaceAll(fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?>
 <x-cisco-remotecc-request>
   <softkeyeventmsg>
     <softkeyevent>%s</softkeyevent>
@@ -207,13 +234,17 @@ func (p *Phone) SoftKey(ctx context.Context, name string, call, consult *Call) e
     <userdata></userdata><softkeyid>0</softkeyid><applicationid>0</applicationid>
   </softkeyeventmsg>
 </x-cisco-remotecc-request>
-`, name, dialog("dialogid", call), dialog("consultdialogid", consult)), "\n", "\r\n"))
-	res, err := l.roundTrip(ctx, m)
+`, k.name, dialog("dialogid", call), dialog("consultdialogid", consult)), "\n", "\r\n"),
+	}, func(res *message) {
+		p.mu.Lock()
+		k.remoteTag = nameAddrOf(res.get("To")).param("tag")
+		p.mu.Unlock()
+	})
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", k.name, err)
 	}
 	if res.status != 202 {
-		return fmt.Errorf("%s: %d %s (the key is not active)", name, res.status, res.reason)
+		return fmt.Errorf("%s: %d %s (the key is not active)", k.name, res.status, res.reason)
 	}
 	return nil
 }

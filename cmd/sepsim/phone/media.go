@@ -17,6 +17,7 @@ import (
 	"github.com/pion/srtp/v3"
 
 	"ringfence/internal/task"
+	"ringfence/media/codec"
 )
 
 // media is the audio of one call: a tone out, measurements in. It has a lock of its own; Phone.mu may be held when it is
@@ -41,7 +42,12 @@ type media struct {
 	old     *srtp.Context // keys before the last change, for packets that come late
 	oldEnds time.Time
 
-	tone   toneSource
+	tone toneSource
+	wide struct {
+		up  codec.Upsampler
+		enc *codec.G722Encoder
+		buf []int16
+	}
 	ssrc   uint32
 	seq    uint16
 	stamp  uint32
@@ -223,6 +229,12 @@ func (m *media) nextLocked(samples []int16) (pkt rtp.Packet, to netip.AddrPort, 
 				pkt.Payload[i] = alaw(s)
 			}
 		}
+	case "G722":
+		if m.wide.enc == nil {
+			m.wide.enc = codec.NewG722Encoder()
+		}
+		m.wide.buf = m.wide.up.Append(m.wide.buf[:0], samples)
+		pkt.Payload = m.wide.enc.Encode(nil, m.wide.buf)
 	default:
 		pkt.Payload = opaqueFrame(m.tone.hz, uint32(m.seq))
 	}

@@ -44,6 +44,7 @@ type Phone struct {
 	calls    []*Call
 	fresh    []*Call // ringing calls that WaitIncoming has not handed out
 	rules    []dialRule
+	pressed  []*Press // the last ones
 	missed   int
 	seq      int // running number of Call-IDs
 	hookSeq  int

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/pion/rtp"
+
+	"ringfence/media/codec"
 )
 
 // recorder measures what arrives. It is guarded by media.mu.
@@ -39,9 +41,12 @@ type recorder struct {
 	digits   string
 	keyStamp uint32
 	keyDone  bool
+
+	wide *codec.G722Decoder
+	down codec.Downsampler
 }
 
-func (r *recorder) packet(p *rtp.Packet, now time.Time, codec string, pt, dtmf int) {
+func (r *recorder) packet(p *rtp.Packet, now time.Time, name string, pt, dtmf int) {
 	r.received++
 	r.octets += len(p.Payload)
 	if r.first.IsZero() {
@@ -58,7 +63,7 @@ func (r *recorder) packet(p *rtp.Packet, now time.Time, codec string, pt, dtmf i
 		r.otherType++
 		return
 	}
-	switch codec {
+	switch name {
 	case "PCMU":
 		for _, b := range p.Payload {
 			r.sample(fromUlaw(b))
@@ -66,6 +71,13 @@ func (r *recorder) packet(p *rtp.Packet, now time.Time, codec string, pt, dtmf i
 	case "PCMA":
 		for _, b := range p.Payload {
 			r.sample(fromAlaw(b))
+		}
+	case "G722":
+		if r.wide == nil {
+			r.wide = codec.NewG722Decoder()
+		}
+		for _, s := range r.down.Append(nil, r.wide.Decode(nil, p.Payload)) {
+			r.sample(s)
 		}
 	default:
 		if hz, ok := fromOpaque(p.Payload); ok {
@@ -201,7 +213,7 @@ func (m *media) audio() Audio {
 		Jitter: time.Duration(r.jitter / sampleRate * 1e9), Digits: r.digits,
 	}
 	switch m.codec {
-	case "PCMU", "PCMA":
+	case "PCMU", "PCMA", "G722":
 		a.Hz, a.Share = findTone(r.recent(sampleRate))
 	case "":
 	default:

@@ -2,6 +2,7 @@ package phone
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -89,6 +90,8 @@ func (p *Phone) serveRefer(l *link, m *message) {
 		err = fmt.Errorf("%d parts, more than the %d of combine max", len(parts), maxCombine)
 	}
 	var roots []*element
+	var screen *Screen
+	var urls []string
 	for _, part := range parts {
 		if err != nil {
 			break
@@ -103,9 +106,11 @@ func (p *Phone) serveRefer(l *link, m *message) {
 				roots = append(roots, root)
 			}
 		case typeCM:
-			p.mu.Lock()
-			p.display.screens = keep(p.display.screens, string(part.body))
-			p.mu.Unlock()
+			if screen, urls, err = parseScreen(part.body); err == nil {
+				p.mu.Lock()
+				p.display.screens = keep(p.display.screens, string(part.body))
+				p.mu.Unlock()
+			}
 		case typeResponse, "text/plain":
 		default:
 			err = fmt.Errorf("body of type %q", part.kind)
@@ -134,6 +139,11 @@ func (p *Phone) serveRefer(l *link, m *message) {
 		}
 	}
 	p.respond(l, m, 202, "Accepted", "")
+	if screen != nil || len(urls) > 0 {
+		p.mu.Lock()
+		p.showLocked(screen, urls)
+		p.mu.Unlock()
+	}
 	for _, root := range roots {
 		p.command(root.kids[0])
 	}
@@ -149,8 +159,21 @@ func (p *Phone) command(req *element) {
 		}
 		p.tasks.Go("phone command", c.obey(req.name))
 		return
-	case "bulkupdate", "dndupdate", "hlogupdate", "cfwdallupdate", "statuslineupdatereq", "playtonereq":
-	case "datapassthroughreq", "notifyreq", "initiatecallreq", "privacyreq", "holdreversionreq", "monitorcallreq",
+	case "initiatecallreq":
+		n, _ := strconv.Atoi(req.get("linenumber"))
+		number := req.get("dialstring")
+		if number == "" {
+			p.remark("initiatecallreq without dialstring")
+			return
+		}
+		p.tasks.Go("phone command", func(ctx context.Context) {
+			if _, err := p.CallFrom(ctx, max(n, 1), number); err != nil {
+				p.event(StepCall, "initiatecallreq", err)
+			}
+		})
+		return
+	case "bulkupdate", "dndupdate", "hlogupdate", "cfwdallupdate", "statuslineupdatereq", "playtonereq", "notifyreq", "privacyreq":
+	case "datapassthroughreq", "holdreversionreq", "monitorcallreq",
 		"linekeyupdate", "talkbackreq", "dialdtmfreq", "dndrequest":
 		return
 	default:
@@ -188,6 +211,12 @@ func (p *Phone) command(req *element) {
 		}
 		p.reg.bulk = true
 		text = "line states received"
+	case "notifyreq":
+		text = req.get("feature") + " " + req.get("status")
+		d.finished = keep(d.finished, text)
+	case "privacyreq":
+		d.private = req.get("status") == "true"
+		text = "privacy " + req.get("status")
 	case "statuslineupdatereq":
 		d.notices = keep(d.notices, req.get("statustext"))
 		text = "status line: " + req.get("statustext")

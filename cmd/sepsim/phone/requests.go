@@ -22,6 +22,9 @@ func (p *Phone) serve(l *link, m *message) {
 			c.serveInDialog(l, m)
 			return
 		}
+		if m.method == "NOTIFY" && p.serveKeyReport(l, m) {
+			return
+		}
 		if m.method != "NOTIFY" {
 			p.refused(StepSIP, refuse(DialogUnknown, nil, "%s in a dialog that the phone does not have", m.method))
 			p.respond(l, m, 481, "Call Leg/Transaction Does Not Exist", "")

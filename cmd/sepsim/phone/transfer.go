@@ -29,6 +29,16 @@ func (c *Call) Consult(ctx context.Context, number string) (*Call, error) {
 	return c.p.CallFrom(ctx, c.line.Index, number)
 }
 
+// ConsultFor is Consult for another purpose: conference.
+func (c *Call) ConsultFor(ctx context.Context, purpose, number string) (*Call, error) {
+	if c.State() == Connected {
+		if err := c.hold(ctx, purpose); err != nil {
+			return nil, fmt.Errorf("%s: %w", purpose, err)
+		}
+	}
+	return c.p.CallFrom(ctx, c.line.Index, number)
+}
+
 // Transfer connects the two other sides of this call and of the consultation, which may still ring where the configuration
 // allows it (calls §4.2, §4.3). The server ends the consultation, the phone ends this call.
 func (c *Call) Transfer(ctx context.Context, consult *Call) error {

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"ringfence/config"
 	"ringfence/media"
 	"ringfence/sip/call"
 	"ringfence/sip/cisco"
@@ -27,16 +28,21 @@ import (
 type Options struct {
 	MultiAdmin bool // every Cisco phone is an administrator
 	Keep       bool // the room goes on without one
-	MaxGuests  int  // in one room; 60
-	Log        *slog.Logger
+	MaxGuests  int  // in one room
+}
+
+// OptionsOf are those that a document declares.
+func OptionsOf(d *config.Document) Options {
+	c := d.Features.Conference
+	return Options{MultiAdmin: c.EveryoneAdmin, Keep: c.Keep, MaxGuests: c.MaxGuests}
 }
 
 // Rooms holds the conferences.
 type Rooms struct {
-	opt Options
 	log *slog.Logger
 
 	mu     sync.Mutex
+	opt    Options
 	next   int
 	rooms  map[int]*room
 	guests map[string]seat // by leg
@@ -52,19 +58,30 @@ type seat struct {
 type room struct {
 	*call.Room
 	all    *Rooms
+	opt    Options
 	id     int
-	choice map[string]string // remembered menu action, by device
+	choice map[string]string    // remembered menu action, by device
+	shown  map[string]*call.Leg // whose phone has been shown the list, by device
 }
 
 // New makes the holder of conferences.
-func New(o Options) *Rooms {
+func New(o Options, log *slog.Logger) *Rooms {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	a := &Rooms{log: log.With("component", "conference"), rooms: map[int]*room{}, guests: map[string]seat{}}
+	a.Reload(o)
+	return a
+}
+
+// Reload takes other options, for conferences that are made from now on.
+func (a *Rooms) Reload(o Options) {
 	if o.MaxGuests <= 0 {
 		o.MaxGuests = 60
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	return &Rooms{opt: o, log: o.Log.With("component", "conference"), rooms: map[int]*room{}, guests: map[string]seat{}}
+	a.mu.Lock()
+	a.opt = o
+	a.mu.Unlock()
 }
 
 // name is what phones show in their own language, and what turns on their list.
@@ -78,7 +95,9 @@ func (a *Rooms) Key(c *call.Call, l *call.Leg, k *call.Key) {
 		return
 	}
 	k.Notify("active;expires=60", "", nil)
-	r := &room{all: a, choice: map[string]string{}}
+	a.mu.Lock()
+	r := &room{all: a, opt: a.opt, choice: map[string]string{}, shown: map[string]*call.Leg{}}
+	a.mu.Unlock()
 	hooks := call.Hooks{Came: r.came, Left: r.left, Key: r.key, Over: r.over}
 	c.Gather(l, target, hooks, name(), func(made *call.Room, err error) {
 		if err != nil {
@@ -101,18 +120,24 @@ func (a *Rooms) Key(c *call.Call, l *call.Leg, k *call.Key) {
 		l.Push(nil, cisco.Request{HoldRetrieve: &cisco.HoldRetrieve{Dialog: k.Dialog()}})
 		k.Done(200)
 		made.Release(target)
+		if made.GuestOf(l) == nil && !r.opt.Keep {
+			made.End() // whoever has made it hung up in the same moment
+		}
 	})
 }
 
 // refuse tells the phone that there will be no conference; its calls are as they were.
 func (a *Rooms) refuse(l *call.Leg, k *call.Key) {
 	k.Done(500)
+	if !l.Talking() {
+		return // the text names a call that is over
+	}
 	l.Push(nil, cisco.Request{StatusLine: &cisco.StatusLine{Dialog: k.Dialog(), Text: cisco.Phrase('&'), Seconds: 10, Priority: 1}})
 }
 
 // admit gives a guest the display of an administrator, if it is one.
 func (r *room) admit(g *call.Guest) {
-	if r.all.opt.MultiAdmin && g.Leg.Cisco {
+	if r.opt.MultiAdmin && g.Leg.Cisco {
 		g.Admin = true
 	}
 	if g.Admin {
@@ -161,7 +186,7 @@ func (r *room) left(g *call.Guest) {
 		}
 	}
 	switch {
-	case g.Admin && admins == 0 && !r.all.opt.Keep:
+	case g.Admin && admins == 0 && !r.opt.Keep:
 		r.End()
 	case len(guests) > 1:
 		r.Play(leaveTone.Source())
@@ -169,6 +194,10 @@ func (r *room) left(g *call.Guest) {
 }
 
 func (r *room) over() {
+	for _, l := range r.shown {
+		closeMenu(l) // what it lists is over
+	}
+	clear(r.shown)
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()
 	delete(r.all.rooms, r.id)
@@ -204,7 +233,7 @@ func (r *room) key(g *call.Guest, k *call.Key) {
 // add brings the far end of another call of the phone into the room.
 func (r *room) add(g *call.Guest, k *call.Key) {
 	target := k.Consult()
-	if target == nil || len(r.Guests()) >= r.all.opt.MaxGuests {
+	if target == nil || len(r.Guests()) >= r.opt.MaxGuests {
 		r.all.refuse(g.Leg, k)
 		return
 	}

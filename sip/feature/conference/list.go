@@ -37,9 +37,16 @@ type menuKey struct {
 
 // menu pushes the list to an administrator's phone.
 func (r *room) menu(g *call.Guest) {
+	r.shown[g.Leg.Device] = g.Leg
 	text := r.list(strings.HasPrefix(g.Leg.Model, "79"))
 	data := (&cisco.Request{Data: &cisco.DataPassthrough{Application: listApplication, ConfID: r.id}}).Marshal()
 	g.Leg.PushParts(nil, cisco.Part{Type: cisco.TypeRequest, Body: data}, cisco.Part{Type: cisco.TypeCM, Body: text})
+}
+
+// closeMenu takes the list off the screen of a phone.
+func closeMenu(l *call.Leg) {
+	data := (&cisco.Request{Data: &cisco.DataPassthrough{}}).Marshal()
+	l.PushParts(nil, cisco.Part{Type: cisco.TypeRequest, Body: data}, cisco.Part{Type: cisco.TypeCM, Body: cisco.Execute("Init:Services")})
 }
 
 // list writes the menu: who came last stands first. The keys of 7900s have other places.

@@ -8,7 +8,10 @@
 //	attended:  REFER Refer-To: <sip:303@...?Replaces=..> 202, far ends joined, BYE on the consulting leg, NOTIFY 200 OK
 //	early:     the same while 303 rings                  202, the consulting INVITE ends with 500, NOTIFY 200 OK
 //
-// It leaves out: recall when a blind transfer is not answered. Transfer to a feature, a park slot say, is that feature's.
+// Where nobody answers and the target has no rule of its own, the call comes back to whoever has transferred it, once, for as
+// long as the document says.
+//
+// It leaves out: transfer to a feature, a park slot say, which is that feature's.
 package transfer
 
 import (
@@ -50,6 +53,7 @@ func blind(c *call.Call, l *call.Leg, r *call.Referral) {
 		return
 	}
 	r.Report(200, "")
+	c.RecallTo(l.Line.Number)
 	c.Redirect(l, d)
 }
 

@@ -535,3 +535,50 @@ func TestTwoTransfersCross(t *testing.T) {
 		t.Log(alive)
 	})
 }
+
+// TestRecall: a transfer that nobody answers comes back to whoever has made it (TRF-6), blind or while it rings, and only once.
+func TestRecall(t *testing.T) {
+	declared := func(d *config.Document, _ *call.Options) { d.Features.TransferRecall = 20 }
+	for _, early := range []bool{false, true} {
+		for _, answers := range []bool{true, false} {
+			t.Run(fmt.Sprint("early ", early, " answers ", answers), func(t *testing.T) {
+				scene(t, func(t *testing.T, w *calltest.World) {
+					ada, ben, cleo, x := cast(t, w, func(p *calltest.Phone) { p.Answer = 0 })
+					if !answers {
+						ada.Answer = 0
+					}
+					x.Hold("transfer")
+					after(time.Second)
+					if early {
+						y := ada.Call("303")
+						after(time.Second)
+						x.ReferTo(y)
+					} else {
+						x.Refer("303")
+					}
+					after(31 * time.Second)
+					if cleo.Alive() != 0 {
+						t.Error("cleo rings still")
+					}
+					if got := ada.Alive(); got != 1 {
+						t.Fatalf("ada has %d calls, want the one that comes back", got)
+					}
+					if got := ada.Last().Get().Shows; !strings.Contains(got, "302") {
+						t.Errorf("ada sees %s", got)
+					}
+					if answers {
+						after(3 * time.Second)
+						talking(t, w, "talking 302 301")
+						ada.Last().Bye()
+						after(time.Second)
+					} else {
+						after(25 * time.Second)
+					}
+					if ada.Alive()+ben.Alive() != 0 {
+						t.Error("somebody is left")
+					}
+				}, declared)
+			})
+		}
+	}
+}
