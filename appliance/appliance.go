@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ringfence/appliance/admin"
+	"ringfence/appliance/backup"
 	"ringfence/appliance/netsvc"
 	"ringfence/appliance/phone"
 	"ringfence/appliance/provision"
@@ -149,6 +150,9 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 			return err
 		}
 		name = d.Node.Name
+	}
+	if err := backup.Pending(a.StateDir); err != nil {
+		return err
 	}
 	if a.store, err = store.Open(store.Options{Dir: a.StateDir, Appliance: name, Log: a.log}); err != nil {
 		return err

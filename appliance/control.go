@@ -41,6 +41,7 @@ func Verbs() []admin.Verb {
 			Flags: []admin.Flag{{Name: "from", Usage: "calling line"}, {Name: "dial", Usage: "number dialled"}}},
 	)
 	verbs = append(verbs, vpnVerbs()...)
+	verbs = append(verbs, backupVerb())
 	verbs = append(verbs, trustadmin.Verbs()...)
 	verbs = append(verbs, stateVerbs()...)
 	verbs = append(verbs, rolloutVerbs()...)
@@ -114,7 +115,7 @@ func (a *appliance) handlers() map[string]admin.Handler {
 	maps.Copy(h, map[string]admin.Handler{
 		"config show": a.configShow, "config history": a.configHistory, "config diff": a.configDiff, "config apply": a.configApply,
 		"config reload": a.configReload, "line forward": a.lineForward, "phone adopt": a.phoneAdopt, "phone dnd": a.phoneDND, "phone hunt": a.phoneHunt,
-		"plan explain": a.planExplain,
+		"plan explain": a.planExplain, "backup": a.backup,
 	})
 	maps.Copy(h, a.stateHandlers())
 	maps.Copy(h, a.rolloutHandlers())

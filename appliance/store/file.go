@@ -67,6 +67,19 @@ func takeLock(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// Idle tells, by an error with ErrInUse in its chain, that a process works on the state directory. A directory that does not
+// exist is idle.
+func Idle(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	f, err := takeLock(dir)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // openFile opens or creates a bbolt file. A damaged one is reported, never repaired.
 func openFile(path string, maxSize int) (db *bbolt.DB, err error) {
 	created, err := inspect(path)

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -275,6 +276,19 @@ func (s *Store) Scan(prefix string, fn func(key string, value []byte) bool) {
 			}
 		}
 	}
+}
+
+// Snapshot hands a copy of the whole file, as of this moment, to fn: its size and a function that writes it. Writers go on
+// meanwhile. What was acknowledged before is in it.
+func (s *Store) Snapshot(fn func(size int64, write func(io.Writer) error) error) error {
+	return guard(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			return fn(tx.Size(), func(w io.Writer) error {
+				_, err := tx.WriteTo(w)
+				return err
+			})
+		})
+	})
 }
 
 // Close commits what is queued and closes the files. It may be called again.

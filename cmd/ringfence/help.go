@@ -41,6 +41,7 @@ func (p *program) help(w io.Writer) {
 	for _, v := range p.verbs {
 		fmt.Fprintf(tw, "  %s\t%s\n", strings.TrimSpace(v.Name+" "+v.Args), v.Short)
 	}
+	fmt.Fprint(tw, "  restore FILE\tmake an appliance of a backup again\n")
 	fmt.Fprint(tw, "  version\tprint the release\n")
 	fmt.Fprint(tw, "  help [COMMAND]\tprint this, or more about one command\n")
 	tw.Flush()
@@ -60,6 +61,9 @@ func (p *program) helpOn(args []string) int {
 		return admin.ExitOK
 	case args[0] == "config" && localConfig(args):
 		return config.Command([]string{"help"}, p.stdout, p.stderr)
+	case args[0] == "restore" && len(args) == 1:
+		fmt.Fprint(p.stdout, restoreHelp)
+		return admin.ExitOK
 	case args[0] == "version" || args[0] == "help":
 		p.help(p.stdout)
 		return admin.ExitOK

@@ -61,6 +61,12 @@ func (p *program) main(args []string) int {
 			return config.Command(args[1:], p.stdout, p.stderr)
 		}
 		return p.configure(global, args)
+	case "restore":
+		return p.restore(global, args[1:])
+	case "backup":
+		if client := (admin.Client{Socket: p.socket(global), Verbs: p.verbs}); global.state != "" && !client.Answers() {
+			return p.backupOffline(global, args[1:])
+		}
 	case "version", "-version", "--version":
 		if len(args) > 1 {
 			return p.wrong("version takes no arguments")
