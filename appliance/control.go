@@ -16,7 +16,6 @@ import (
 	"ringfence/appliance/admin"
 	"ringfence/appliance/trustadmin"
 	"ringfence/config"
-	"ringfence/sip/plan"
 	"ringfence/sip/state"
 )
 
@@ -38,7 +37,8 @@ func Verbs() []admin.Verb {
 		admin.Verb{Name: "phone dnd", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set do-not-disturb", Change: true, Print: printText},
 		admin.Verb{Name: "phone hunt", Args: "DEVICE [" + onOff + "]", Min: 1, Max: 2, Short: "show or set the log-in to hunt groups", Change: true, Print: printText},
 		admin.Verb{Name: "plan explain", Short: "what would become of a call, step by step", Print: printText,
-			Flags: []admin.Flag{{Name: "from", Usage: "calling line"}, {Name: "dial", Usage: "number dialled"}}},
+			Flags: []admin.Flag{{Name: "from", Usage: "calling line"}, {Name: "dial", Usage: "number dialled"},
+				{Name: "at", Usage: "another time: 2026-12-24T18:00, in the site's zone"}, {Name: "trunk", Usage: "the call comes from this trunk"}}},
 	)
 	verbs = append(verbs, vpnVerbs()...)
 	verbs = append(verbs, backupVerb())
@@ -292,17 +292,4 @@ func (a *appliance) phoneHunt(ctx context.Context, r admin.Request) (any, error)
 		return nil, err
 	}
 	return say("hunt-group log-in of %s is %s", device, onOff(a.sip.State().HuntLogin(device)))
-}
-
-func (a *appliance) planExplain(_ context.Context, r admin.Request) (any, error) {
-	if r.Flags["dial"] == "" {
-		return nil, admin.Usage("plan explain needs --dial NUMBER, and --from LINE unless nobody calls")
-	}
-	if from := r.Flags["from"]; from != "" {
-		if _, ok := a.doc().Line(from); !ok {
-			return nil, admin.Refuse("line %s is not declared", from)
-		}
-	}
-	steps := a.plan.Load().Explain(plan.Query{From: r.Flags["from"], Dialled: r.Flags["dial"]}, a.calls.Moment())
-	return textAnswer{strings.Join(steps, "\n")}, nil
 }

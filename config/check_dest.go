@@ -11,6 +11,9 @@ func (c *checker) schedules() {
 	for i, s := range c.d.Schedules {
 		path := fmt.Sprintf("schedules[%d]", i)
 		c.duplicate(seen, s.ID, path+".id", "schedule")
+		if s.Override != "" && IsNumber(s.Override) && !slices.ContainsFunc(c.d.Schedules[:i], func(o Schedule) bool { return o.Override == s.Override }) {
+			c.numbers = append(c.numbers, numbered{Digits(s.Override), path + ".override", "night switch", false})
+		}
 		if s.Weekly != "" {
 			if _, err := parseWeekly(s.Weekly); err != nil {
 				c.err(path+".weekly", err)
@@ -49,14 +52,31 @@ func (c *checker) routes() {
 		if r.Match == "" {
 			continue
 		}
-		if _, err := CompilePattern(r.Match); err != nil {
+		if m, err := CompilePattern(r.Match); err != nil {
 			c.err(path+".match", err)
+		} else {
+			c.ambiguous(i, m)
 		}
 		if j := slices.IndexFunc(c.d.RoutesOut[:i], func(o RouteOut) bool { return o.Match == r.Match }); j >= 0 {
 			c.bad(path+".match", "remove one, or join them by listing both trunks under via; the first is in "+c.where(fmt.Sprintf("routes_out[%d].match", j)), "two routes match %s", clip(r.Match))
 		}
 		if len(r.Via) == 0 && !c.ix.faulty(c.f, path+".via") {
 			c.bad(path, "add via: [TRUNK]", "the route %s leads to no trunk", clip(r.Match))
+		}
+	}
+}
+
+// ambiguous finds an earlier route that takes a number of route i just as well (dialplan §3 rule 6).
+func (c *checker) ambiguous(i int, m *Pattern) {
+	for j, o := range c.d.RoutesOut[:i] {
+		p, err := CompilePattern(o.Match)
+		if err != nil || o.Match == m.String() {
+			continue
+		}
+		if n := m.Ambiguous(p); n != "" {
+			c.bad(fmt.Sprintf("routes_out[%d].match", i), "make one of them narrower; the first is in "+c.where(fmt.Sprintf("routes_out[%d].match", j)),
+				"%s matches %s and so does %s, and neither says more about it", n, clip(m.String()), clip(o.Match))
+			return
 		}
 	}
 }
@@ -85,6 +105,7 @@ func (c *checker) destinationList() []destination {
 	for i, g := range c.d.Groups {
 		p := fmt.Sprintf("groups[%d].", i)
 		add(p+"on_no_answer", g.OnNoAnswer)
+		add(p+"on_busy", g.OnBusy)
 		add(p+"on_empty", g.OnEmpty)
 	}
 	for i, l := range c.d.Parking {
@@ -197,6 +218,7 @@ func (c *checker) loops() {
 			}
 		}
 		add(from, p+"on_no_answer", g.OnNoAnswer)
+		add(from, p+"on_busy", g.OnBusy)
 		add(from, p+"on_empty", g.OnEmpty)
 	}
 	c.circles(order, next)

@@ -290,8 +290,10 @@ type Group struct {
 	Members       []Digits `yaml:"members" doc:"Numbers of lines or of other groups."`
 	LoginRequired bool     `yaml:"login_required" default:"true" doc:"Ring only members that are logged in by the HLog key."`
 	RingSeconds   int      `yaml:"ring_seconds" default:"30" min:"1" max:"600" doc:"How long a call rings before on_no_answer."`
+	MemberSeconds int      `yaml:"member_seconds" default:"10" min:"1" max:"600" doc:"How long one member rings before the next, where members ring in turn."`
 	ShowPilot     bool     `yaml:"show_pilot" default:"true" doc:"Show number and name of the group to the member that rings."`
 	OnNoAnswer    Dest     `yaml:"on_no_answer" default:"hangup" doc:"Where a call goes that no member answers."`
+	OnBusy        Dest     `yaml:"on_busy" doc:"Where a call goes when every member that is logged in is busy; on_no_answer when empty."`
 	OnEmpty       Dest     `yaml:"on_empty" default:"congestion" doc:"Where a call goes when no member is logged in."`
 }
 
@@ -346,7 +348,7 @@ type Services struct {
 	EchoTest  Digits            `yaml:"echo_test" doc:"Hear yourself."`
 	Time      Digits            `yaml:"time" doc:"Time of day."`
 	Directory Digits            `yaml:"directory" doc:"Dial by name."`
-	Codes     map[string]string `yaml:"codes" keys:"^(forward_on|forward_off|dnd_toggle|pickup|pickup_number|hunt_toggle|hide_number|show_number|last_caller|record_toggle|park)$" wantkeys:"one of forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, last_caller, record_toggle, park" pattern:"^[0-9*#]+$" want:"digits, * and # in quotes" doc:"Feature codes for phones without keys: forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, last_caller, record_toggle, park."`
+	Codes     map[string]string `yaml:"codes" keys:"^(forward_on|forward_off|dnd_toggle|pickup|pickup_number|hunt_toggle|hide_number|show_number|intercom|last_caller|record_toggle|park)$" wantkeys:"one of forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, intercom, last_caller, record_toggle, park" pattern:"^[0-9*#]+$" want:"digits, * and # in quotes" doc:"Feature codes for phones without keys: forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, intercom, last_caller, record_toggle, park."`
 }
 
 // Features is how the keys of phones behave.
@@ -370,7 +372,7 @@ type Schedule struct {
 	Zone     string   `yaml:"zone" doc:"IANA zone; site.time_zone when empty."`
 	Weekly   string   `yaml:"weekly" required:"true" want:"mon-fri 08:30-17:30" doc:"mon-fri 08:30-17:30, several joined by ;."`
 	Except   []string `yaml:"except" doc:"Days or ranges of days: 2026-12-24..2027-01-01."`
-	Override string   `yaml:"override" max:"32" doc:"Name of the manual switch. When it is a number, like *28, keys can watch it."`
+	Override string   `yaml:"override" max:"32" doc:"Name of the manual switch that closes by hand. When it is a number, like *28, dialling it turns the switch, and keys can watch it."`
 }
 
 // RouteIn takes calls from trunks.

@@ -11,12 +11,9 @@ func (c *checker) unserved() {
 		}
 	}
 	d := c.d
-	section("groups", len(d.Groups), "hunt groups")
 	section("paging", len(d.Paging), "paging")
 	section("intercom", len(d.Intercom), "intercom")
 	section("rooms", len(d.Rooms), "conference rooms")
-	section("services.codes", len(d.Services.Codes), "feature codes")
-	section("schedules", len(d.Schedules), "schedules")
 	section("routes_in", len(d.RoutesIn), "trunks")
 	section("routes_out", len(d.RoutesOut), "trunks")
 	section("numbering.emergency", len(d.Numbering.Emergency), "calls to the outside, emergency calls included")
@@ -42,7 +39,7 @@ func (c *checker) unservedRules() {
 	var order []string
 	for _, d := range c.destinationList() {
 		switch kind, _ := d.dest.Split(); kind {
-		case "voicemail", "group", "room", "page", "external":
+		case "voicemail", "room", "page", "external":
 			if count[kind]++; count[kind] == 1 {
 				first[kind] = d.path
 				order = append(order, kind)

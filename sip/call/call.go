@@ -33,6 +33,7 @@ type Call struct {
 	lent     *Leg   // under way to another call
 	decision plan.Decision
 	failures []failure
+	hunt     *hunt // while a group is rung
 	talking  time.Time
 	attempts int        // to find a codec both can
 	divert   func(*Leg) // who answers goes there instead of to the caller, who is gone
@@ -76,17 +77,35 @@ func (c *Call) note(l *Leg, text string, failed bool) {
 // apply does what the plan has decided.
 func (c *Call) apply(d plan.Decision) {
 	redirected := len(d.Diversions) > len(c.decision.Diversions)
-	c.decision, c.failures = d, nil
+	c.decision, c.failures, c.hunt = d, nil, nil
+	if c.caller != nil {
+		c.caller.present(d.Attr)
+	}
 	switch d.Kind {
-	case plan.Ring:
+	case plan.Ring, plan.Hunt:
 		if redirected && c.caller != nil && c.caller.waiting() {
-			c.caller.peer = identityOf(d.Line)
+			c.caller.peer = target(d)
 			c.caller.ring(181, diversionHeader(d.Diversions[0], c.caller.host(), c.caller.Cisco))
 		}
-		c.ring(d.Line)
+		if d.Kind == plan.Hunt {
+			c.startHunt(d)
+			return
+		}
+		c.ring([]*plan.Line{d.Line}, d.Line.Ring)
 	case plan.Service:
 		c.service(d.Service)
+	case plan.External:
+		if c.m.opt.Outside != nil {
+			c.m.opt.Outside(c, d)
+			return
+		}
+		c.log.Info("call refused: no trunk is served", "line", c.from, "dialled", c.dialled)
+		c.refuse(d.Code)
 	case plan.Special:
+		if d.Object.Kind == plan.NightSwitch && c.caller != nil && c.caller.waiting() {
+			c.nightSwitch(d.Object.Number)
+			return
+		}
 		if f := c.m.opt.Numbers[d.Object.Kind]; f != nil {
 			f(c, d.Object)
 			return
@@ -130,16 +149,42 @@ func (c *Call) recall() time.Duration {
 	return c.m.opt.Recall()
 }
 
-// ring asks the phones of a line.
-func (c *Call) ring(line *plan.Line) {
+// target is what is shown of the place that a call goes to.
+func target(d plan.Decision) Identity {
+	if d.Kind == plan.Hunt {
+		return Identity{Name: d.Group.Name, Number: d.Group.Number}
+	}
+	return identityOf(d.Line)
+}
+
+// ring asks the phones of lines.
+func (c *Call) ring(lines []*plan.Line, limit time.Duration) {
 	if c.m.opt.SRTP == RequireSRTP && !c.caller.current().Secure() {
 		c.log.Info("call refused: encryption is required", "line", c.caller.Line.Number)
 		c.refuse(488)
 		return
 	}
+	c.failures = nil
+	for _, line := range lines {
+		c.ringLine(line, limit)
+	}
+	c.audio()
+	if len(c.branches) == 0 {
+		if len(c.failures) == 0 {
+			c.failures = append(c.failures, failure{cause: plan.Unreachable})
+		}
+		c.next()
+	}
+}
+
+func (c *Call) ringLine(line *plan.Line, limit time.Duration) {
 	use := c.m.useLine(line.Number)
 	use.legs++ // held by this function, so that a phone that fails at once does not end it
 	codecs, ptime := c.codecs()
+	spec := inviteSpec{codecs: codecs, ptime: ptime, diversions: c.decision.Diversions, autoAnswer: c.decision.Attr.AutoAnswer}
+	if c.hunt != nil {
+		spec.callInfo = c.hunt.pilot
+	}
 	for _, b := range c.m.opt.Bindings.Lookup(line.Number) {
 		if !b.Reachable() {
 			continue
@@ -153,24 +198,18 @@ func (c *Call) ring(line *plan.Line) {
 		l.security = min(c.caller.level(), l.level())
 		use.join(l)
 		c.adopt(l)
-		err := l.start(inviteSpec{binding: b, codecs: codecs, ptime: ptime, diversions: c.decision.Diversions})
+		spec.binding = b
+		err := l.start(spec)
 		if err != nil {
 			c.log.Info("phone cannot be called", "phone", b.Device, "err", err)
 			c.drop(l)
 			continue
 		}
 		c.branches = append(c.branches, l)
-		l.after(&l.ringLimit, line.Ring, func() { c.noAnswer(line) })
+		l.after(&l.ringLimit, limit, func() { c.noAnswer(line, limit) })
 	}
 	if use.legs--; use.legs == 0 {
 		c.m.freeLine(line.Number)
-	}
-	c.audio()
-	if len(c.branches) == 0 {
-		if len(c.failures) == 0 {
-			c.failures = append(c.failures, failure{cause: plan.Unreachable})
-		}
-		c.next()
 	}
 }
 
@@ -214,11 +253,11 @@ func (c *Call) withdrawAll(headers ...sip.Header) {
 	}
 }
 
-func (c *Call) noAnswer(line *plan.Line) {
+func (c *Call) noAnswer(line *plan.Line, limit time.Duration) {
 	if len(c.branches) == 0 {
 		return
 	}
-	c.log.Info("no answer", "line", line.Number, "took", line.Ring)
+	c.log.Info("no answer", "line", line.Number, "took", limit)
 	c.withdrawAll()
 	c.failures = []failure{{cause: plan.NoAnswer}}
 	c.next()
@@ -238,6 +277,10 @@ func (c *Call) next() {
 			f = g
 		}
 	}
+	if c.hunt != nil {
+		c.huntOn(f)
+		return
+	}
 	if f.code == 488 {
 		c.note(c.caller, "call refused: no codec in common with "+c.decision.Line.Number, true)
 		c.refuse(488)
@@ -256,12 +299,21 @@ func (c *Call) ringing(l *Leg, code int) {
 		return
 	}
 	c.m.alert(c, l.Line)
+	c.m.called(l.Line, c.caller.identity())
+	if l.spec.autoAnswer {
+		l.spec.autoAnswer = false
+		c.answerBySelf(l)
+	}
 	security := min(c.caller.level(), l.level())
+	shown := l.identity()
+	if c.hunt != nil {
+		shown = target(c.decision) // the group, until somebody has answered
+	}
 	if !c.caller.waiting() {
-		c.caller.Show(l.identity(), security)
+		c.caller.Show(shown, security)
 		return
 	}
-	c.caller.peer, c.caller.security = l.identity(), security
+	c.caller.peer, c.caller.security = shown, security
 	if a, ok := l.neg.Agreed(); ok && len(c.branches) == 1 && c.caller.preview(a.Codec, a.PTime) {
 		c.bridge(c.caller, l)
 		return
@@ -290,6 +342,7 @@ func (c *Call) answered(l *Leg) {
 		return
 	}
 	l.ringLimit.stop()
+	c.hunt = nil
 	c.branches = slices.Delete(c.branches, i, i+1)
 	c.withdrawAll(elsewhere())
 	if c.caller == nil {

@@ -24,22 +24,48 @@ func (c *Call) forwardAll(target string) {
 	// The store may take its time, the call's goroutine may not be needed meanwhile: nothing else can happen to this call but
 	// its end, which the events of the leg will tell.
 	line := l.Line.Number
-	c.m.tasks.Go("forward", func(ctx context.Context) {
+	c.store("forward", func(ctx context.Context) error { return c.m.opt.State.SetForward(ctx, line, target, state.ByPhone) })
+}
+
+// toggle switches do-not-disturb or the log-in to hunt groups of the caller's phone: what its key does, or a code where it has
+// none ("dialplan" §2). A phone that has not asked itself is told, so that its display follows.
+func (c *Call) toggle(what string) {
+	st, d := c.m.opt.State, device(c.caller.Line)
+	c.store(what, func(ctx context.Context) error {
+		if what == "dnd" {
+			return st.SetDND(ctx, d, !st.DND(d), state.ByPlan)
+		}
+		return st.SetHuntLogin(ctx, d, !st.HuntLogin(d), state.ByPlan)
+	})
+}
+
+// nightSwitch turns a manual switch by its number: on closes by hand ("dialplan" §2.1).
+func (c *Call) nightSwitch(name string) {
+	st := c.m.opt.State
+	to := !st.Switch(name)
+	c.log.Info("night switch", "line", c.from, "dialled", name, "on", to)
+	c.store("switch", func(ctx context.Context) error { return st.SetSwitch(ctx, name, to, state.ByPhone) })
+}
+
+// store changes a setting and answers the caller when it is kept.
+func (c *Call) store(what string, set func(ctx context.Context) error) {
+	l := c.caller
+	c.m.tasks.Go(what, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, storeWithin)
 		defer cancel()
-		err := c.m.opt.State.SetForward(ctx, line, target, state.ByPhone)
-		l.post(func() { c.forwarded(l, err) })
+		err := set(ctx)
+		l.post(func() { c.stored(l, err) })
 	})
 }
 
 const storeWithin = 5 * time.Second
 
-func (c *Call) forwarded(l *Leg, err error) {
+func (c *Call) stored(l *Leg, err error) {
 	if !l.waiting() {
 		return
 	}
 	if err != nil {
-		c.log.Error("forward", "line", l.Line.Number, "err", err)
+		c.log.Error("setting", "line", l.Line.Number, "err", err)
 		l.reject(503)
 		return
 	}

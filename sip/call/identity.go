@@ -29,7 +29,20 @@ func (l *Leg) identity() Identity {
 	if l.Incoming {
 		i.Restricted = withheld(l.invite.Request())
 	}
+	switch {
+	case l.shows.Show:
+		i.Restricted = false
+	case l.shows.Hide:
+		i.Restricted = true
+	}
 	return i
+}
+
+// present takes what a code or a rule says about how the party of the leg is shown.
+func (l *Leg) present(a plan.Attributes) {
+	if a.Hide || a.Show {
+		l.shows = a
+	}
 }
 
 // withheld tells whether a caller hides its number: by Privacy (RFC 3323), by its Remote-Party-ID, or by an anonymous From

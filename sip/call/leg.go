@@ -102,6 +102,8 @@ type Leg struct {
 	security int      // shown to the phone: least of all parties
 	shown    string   // what was sent last of these two
 
+	shows plan.Attributes // how the party wants to be shown, and more that rules have said
+
 	left    bool // has transferred its call and counts as free
 	leaveBy timer
 
@@ -121,6 +123,7 @@ type inviteSpec struct {
 	ptime      int
 	diversions []plan.Diversion
 	callInfo   []cisco.Param
+	autoAnswer bool
 }
 
 // failure is why an outgoing leg came to nothing.

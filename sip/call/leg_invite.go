@@ -179,6 +179,10 @@ func (l *Leg) start(spec inviteSpec) error {
 	for _, v := range spec.diversions {
 		req.AppendHeader(diversionHeader(v, host, l.Cisco))
 	}
+	if spec.autoAnswer && !l.Cisco {
+		req.AppendHeader(sip.NewHeader("Alert-Info", "<http://ringfence.invalid>;info=alert-autoanswer"))
+		req.AppendHeader(sip.NewHeader("Call-Info", "<"+uri(l.Line.Number, host)+">;answer-after=0"))
+	}
 	l.timersOffer(req)
 	transaction.SetBody(req, typeSDP, l.neg.Offer(l.local(spec.codecs, spec.ptime)).Marshal())
 	l.shown = l.display()

@@ -53,6 +53,11 @@ type State interface {
 	DNDReject(device string) bool
 	Forward(line string) string
 	SetForward(ctx context.Context, line, target string, by state.Origin) error
+	SetDND(ctx context.Context, device string, on bool, by state.Origin) error
+	HuntLogin(device string) bool
+	SetHuntLogin(ctx context.Context, device string, on bool, by state.Origin) error
+	Switch(name string) bool
+	SetSwitch(ctx context.Context, name string, on bool, by state.Origin) error
 	SetSlot(number string, busy bool)
 	Push(b *registrar.Binding, done func(code int, err error), requests ...cisco.Request)
 	PushParts(b *registrar.Binding, done func(code int, err error), parts ...cisco.Part)
@@ -96,6 +101,8 @@ type Options struct {
 	Services map[string]func(c *Call, arg string)
 	// Numbers handle numbers that are no line's, likewise. A kind without handler is answered 503.
 	Numbers map[plan.ObjectKind]func(c *Call, o plan.Object)
+	// Outside places calls that leave the house, likewise: d.Outside says how. Nil: they are answered 503.
+	Outside func(c *Call, d plan.Decision)
 	// Keys handle softkeys that are pressed in a call, by their name, in the goroutine of the call. Others are answered 603.
 	Keys map[string]func(c *Call, l *Leg, k *Key)
 	// MayPress tells whether a key means something in a leg's call; false refuses it with 603. It is called while the phone waits,
@@ -150,8 +157,9 @@ type Manager struct {
 	stopped bool
 	dialogs map[dialogKey]*Leg
 	lines   map[string]int // calls that a line has
-	alerts  map[*Call]Alert
+	alerts  map[*Call][]Alert
 	owners  map[*owner]*Info
+	past    past
 }
 
 type dialogKey struct{ callID, localTag string }
@@ -163,7 +171,7 @@ func New(o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opt: o, log: o.Log.With("component", "call"), dialogs: map[dialogKey]*Leg{}, lines: map[string]int{}, owners: map[*owner]*Info{},
-		alerts: map[*Call]Alert{},
+		alerts: map[*Call][]Alert{}, past: past{turns: map[string]int{}, last: map[string]time.Time{}, callers: map[string]string{}},
 	}
 	song := media.Melody()
 	if len(o.Music) > 0 {
@@ -369,27 +377,9 @@ func (m *Manager) freeLine(line string) {
 	m.mu.Lock()
 	if m.lines[line]--; m.lines[line] <= 0 {
 		delete(m.lines, line)
+		m.past.last[line] = time.Now()
 	}
 	m.mu.Unlock()
-}
-
-// moment is the plan's view of now.
-type moment struct{ m *Manager }
-
-func (v moment) Forward(line string) string { return v.m.opt.State.Forward(line) }
-
-func (v moment) Rejects(device string) bool {
-	return v.m.opt.State.DND(device) && v.m.opt.State.DNDReject(device)
-}
-
-func (v moment) Calls(line string) int {
-	v.m.mu.RLock()
-	defer v.m.mu.RUnlock()
-	return v.m.lines[line]
-}
-
-func (v moment) Registered(line string) bool {
-	return slices.ContainsFunc(v.m.opt.Bindings.Lookup(line), (*registrar.Binding).Reachable)
 }
 
 // Moment returns the state of now as the plan asks for it, for explanations.

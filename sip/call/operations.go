@@ -155,6 +155,18 @@ func (c *Call) ReferService(name string) func(*Call, *Leg, *Referral, string) {
 	return c.m.opt.ReferServices[name]
 }
 
+// Serves tells whether a party that was answered already can be sent to a number that is no line's. Slots and features are not
+// places to send somebody to, their own handlers see to that.
+func (c *Call) Serves(d plan.Decision) bool {
+	switch {
+	case d.Kind == plan.External:
+		return c.m.opt.Outside != nil
+	case d.Kind != plan.Special || d.Object.Kind == plan.ParkSlot:
+		return false
+	}
+	return c.m.opt.Numbers[d.Object.Kind] != nil
+}
+
 // Find looks for another dialog of the phone of l. The tags of a Replaces header may be either way round: of a call that the
 // phone received, from-tag is ours.
 func (c *Call) Find(l *Leg, r *Replaces) *Leg {
@@ -171,8 +183,8 @@ func (c *Call) Redirect(l *Leg, d plan.Decision) {
 	c.leave(l)
 	c.caller, c.callee, c.from = keep, nil, l.Line.Number
 	c.decision = plan.Decision{}
-	if d.Kind == plan.Ring {
-		keep.Show(identityOf(d.Line), keep.security)
+	if d.Kind == plan.Ring || d.Kind == plan.Hunt {
+		keep.Show(target(d), keep.security)
 	}
 	c.apply(d)
 }
@@ -313,8 +325,12 @@ func replace(o *owner, target, with *Leg) error {
 // service serves a phone's feature that is called like a number. Those that are not served answer 503, which phones show as the
 // feature not being available ("dialplan" §3 rule 7).
 func (c *Call) service(u cisco.ServiceURI) {
-	if u.Name == "cfwdall" {
+	switch u.Name {
+	case "cfwdall":
 		c.forwardAll(u.Arg)
+		return
+	case "dnd", "hunt":
+		c.toggle(u.Name)
 		return
 	}
 	if f := c.m.opt.Services[u.Name]; f != nil {

@@ -22,10 +22,10 @@ func (m *Manager) alert(c *Call, line *plan.Line) {
 	a := Alert{Line: line, Caller: c.caller.identity(), Since: time.Now(), call: c}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if old, ok := m.alerts[c]; ok && old.Line == line {
+	if slices.ContainsFunc(m.alerts[c], func(old Alert) bool { return old.Line == line }) {
 		return
 	}
-	m.alerts[c] = a
+	m.alerts[c] = append(m.alerts[c], a)
 }
 
 // quiet notes that a call rings no more.
@@ -39,8 +39,8 @@ func (m *Manager) quiet(c *Call) {
 func (m *Manager) Alerts() []Alert {
 	m.mu.RLock()
 	list := make([]Alert, 0, len(m.alerts))
-	for _, a := range m.alerts {
-		list = append(list, a)
+	for _, alerts := range m.alerts {
+		list = append(list, alerts...)
 	}
 	m.mu.RUnlock()
 	slices.SortFunc(list, func(a, b Alert) int { return a.Since.Compare(b.Since) })
@@ -97,7 +97,8 @@ func (c *Call) PickUp(alerts []Alert) {
 
 // pickedUp answers a ringing call with a leg that was not rung. It runs in the goroutine of the ringing call.
 func (c *Call) pickedUp(l *Leg, line *plan.Line) error {
-	if c.caller == nil || c.lent != nil || len(c.branches) == 0 || c.branches[0].Line != line || !l.waiting() {
+	if c.caller == nil || c.lent != nil || !l.waiting() ||
+		!slices.ContainsFunc(c.branches, func(b *Leg) bool { return b.Line == line }) {
 		return errGone
 	}
 	// Look before anything is changed: a pick-up that cannot work must not cost the caller its call.

@@ -6,12 +6,12 @@
 // administrator. What changes while calls go on (forwards, do-not-disturb, registrations, number of calls) is asked of a State;
 // a reload makes a new Plan, and a running call keeps the one it began with.
 //
-// It leaves out trunks, and what groups, slots, rooms and services do: a number that stands for one of these is named (Special)
-// and served by whoever can, else answered 503. A rule that leads to something else than a line ends the call as if the rule
-// were not there.
+// It leaves out what slots, rooms, mailboxes, services and trunks do: what stands for one of these is named (Special, External)
+// and served by whoever can, else answered 503.
 package plan
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +24,22 @@ type State interface {
 	Rejects(device string) bool // do-not-disturb in the mode that refuses calls
 	Calls(line string) int      // calls that the line has now
 	Registered(line string) bool
+	LoggedIn(device string) bool    // to hunt groups
+	Turn(group string) int          // calls that a group had
+	LastCall(line string) time.Time // when the line's last call ended
+	LastCaller(line string) string  // who called the line last, or ""
+	Switch(name string) bool        // manual switch of a schedule: on is closed by hand
+	Now() time.Time
 }
+
+// At is a State at another time.
+type At struct {
+	State
+	Time time.Time
+}
+
+// Now is the other time.
+func (a At) Now() time.Time { return a.Time }
 
 // Line is a line with what a call needs to know of it.
 type Line struct {
@@ -36,6 +51,8 @@ type Line struct {
 	BusyAt    int
 	Ring      time.Duration
 	Voicemail string
+
+	SpeedDials map[string]string // of the user, by index
 
 	// Pickup groups: those the line is in, those it may pick from, those its "other" key picks from.
 	MemberOf, MayPick, Other []int
@@ -79,16 +96,23 @@ func (c Cause) code() int {
 // Plan is a compiled document.
 type Plan struct {
 	lines     map[string]*Line
+	onDevice  map[string][]*Line
 	numbers   map[string]Object // every internal number that is no line
+	groups    map[string]*HuntGroup
 	routes    []route
+	inbound   []entry
+	trunks    []string
+	codes     []code
+	prefix    string
 	emergency map[string]bool
 }
 
 // Object is what a number stands for that is no line's.
 type Object struct {
 	Kind   ObjectKind
-	Name   string // of the thing: the lot of a slot, the name of a group
+	Name   string // of the thing: the lot of a slot, the name of a page
 	Number string
+	Busy   bool // of a mailbox: it greets as one whose owner is busy, else as one whose owner is away
 }
 
 // ObjectKind is the kind of an Object.
@@ -96,36 +120,39 @@ type ObjectKind string
 
 // Kinds of objects.
 const (
-	Group       ObjectKind = "group"
 	Page        ObjectKind = "page"
 	Intercom    ObjectKind = "intercom"
 	ParkSlot    ObjectKind = "park slot"
 	Room        ObjectKind = "room"
 	Built       ObjectKind = "service"
-	FeatureCode ObjectKind = "feature code"
+	NightSwitch ObjectKind = "night switch"
+	Mailbox     ObjectKind = "mailbox" // Number is whose
 )
-
-type route struct {
-	match *config.Pattern
-	right string
-}
 
 const rightInternal = "internal"
 
 // Compile compiles a document that has passed its checks.
 func Compile(d *config.Document) *Plan {
-	p := &Plan{lines: map[string]*Line{}, numbers: map[string]Object{}, emergency: map[string]bool{}}
+	p := &Plan{
+		lines: map[string]*Line{}, onDevice: map[string][]*Line{}, numbers: map[string]Object{}, groups: map[string]*HuntGroup{}, emergency: map[string]bool{},
+		prefix: string(d.Numbering.OutsidePrefix),
+	}
 	for i := range d.Lines {
 		l := &d.Lines[i]
-		p.lines[string(l.Number)] = compileLine(d, l)
+		c := compileLine(d, l)
+		p.lines[c.Number] = c
+		if c.Device != "" {
+			p.onDevice[c.Device] = append(p.onDevice[c.Device], c)
+		}
 	}
 	add := func(number config.Digits, kind ObjectKind, name string) {
 		if _, ok := p.lines[string(number)]; number != "" && !ok {
 			p.numbers[string(number)] = Object{Kind: kind, Name: name}
 		}
 	}
-	for _, g := range d.Groups {
-		add(g.Number, Group, g.Name)
+	for i := range d.Groups {
+		g := &d.Groups[i]
+		p.groups[string(g.Number)] = compileGroup(d, g)
 	}
 	for _, g := range d.Paging {
 		add(g.Number, Page, g.Name)
@@ -143,18 +170,47 @@ func Compile(d *config.Document) *Plan {
 	add(d.Services.EchoTest, Built, "echo test")
 	add(d.Services.Time, Built, "time")
 	add(d.Services.Directory, Built, "directory")
-	for name, code := range d.Services.Codes {
-		add(config.Digits(code), FeatureCode, name)
+	for name, digits := range d.Services.Codes {
+		if digits != "" {
+			p.codes = append(p.codes, code{digits, name})
+		}
 	}
+	p.sortCodes()
 	for _, n := range d.Numbering.Emergency {
 		p.emergency[string(n)] = true
 	}
-	for _, r := range d.RoutesOut {
-		if m, err := config.CompilePattern(r.Match); err == nil {
-			p.routes = append(p.routes, route{m, r.Right})
+	for i := range d.RoutesOut {
+		r, ok := compileRoute(&d.RoutesOut[i])
+		if !ok {
+			continue // the document's checks have refused it
+		}
+		p.routes = append(p.routes, r)
+		for _, t := range r.via {
+			if !slices.Contains(p.trunks, t) {
+				p.trunks = append(p.trunks, t)
+			}
 		}
 	}
+	p.compileInbound(d)
 	return p
+}
+
+func (p *Plan) compileInbound(d *config.Document) {
+	hours := map[string]*config.Hours{}
+	for i := range d.Schedules {
+		s := &d.Schedules[i]
+		h, err := s.Hours(d.Site.TimeZone)
+		if err != nil {
+			continue // the document's checks have refused it
+		}
+		hours[s.ID] = h
+		if config.IsNumber(s.Override) {
+			p.numbers[s.Override] = Object{Kind: NightSwitch, Name: s.ID}
+		}
+	}
+	for _, r := range d.RoutesIn {
+		p.inbound = append(p.inbound, entry{trunk: r.Trunk, number: string(r.Number), when: hours[r.When], to: r.To, other: r.Else})
+	}
 }
 
 func (p *Plan) span(add func(config.Digits, ObjectKind, string), span string, kind ObjectKind, name string) {
@@ -174,9 +230,13 @@ func compileLine(d *config.Document, l *config.Line) *Line {
 		Ring: time.Duration(l.RingSeconds) * time.Second, Voicemail: string(l.Voicemail), rights: map[string]bool{},
 		rules: [causes]config.Dest{Busy: l.OnBusy, NoAnswer: l.OnNoAnswer, Unreachable: l.OnUnreachable},
 	}
-	if c.Name == "" {
-		if u, ok := d.User(l.User); ok {
+	if u, ok := d.User(l.User); ok {
+		if c.Name == "" {
 			c.Name = u.Name
+		}
+		c.SpeedDials = map[string]string{}
+		for index, number := range u.SpeedDials {
+			c.SpeedDials[index] = string(number)
 		}
 	}
 	if c.Voicemail == "" {
@@ -194,11 +254,20 @@ func compileLine(d *config.Document, l *config.Line) *Line {
 	return c
 }
 
+// Group finds a hunt group.
+func (p *Plan) Group(number string) (*HuntGroup, bool) {
+	g, ok := p.groups[number]
+	return g, ok
+}
+
 // Line finds a line.
 func (p *Plan) Line(number string) (*Line, bool) {
 	l, ok := p.lines[number]
 	return l, ok
 }
+
+// LinesOf lists the lines of a device.
+func (p *Plan) LinesOf(device string) []*Line { return p.onDevice[device] }
 
 // Normalize turns what was dialled into a number of the plan: escapes are undone and the marks that people write between
 // digits left out (RFC 3966 §5.1.1), unless other characters tell that it is a name.

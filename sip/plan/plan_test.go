@@ -14,7 +14,7 @@ import (
 // site is the cast of the pages: 301 Ada, 302 Ben, 303 Cleo.
 func site(edit ...func(*config.Document)) *config.Document {
 	d := &config.Document{
-		Users: []config.User{{ID: "ada", Name: "Ada"}, {ID: "ben", Name: "Ben"}, {ID: "cleo", Name: "Cleo"}},
+		Users: []config.User{{ID: "ada", Name: "Ada", SpeedDials: map[string]config.Digits{"1": "9011495550100", "3": "303"}}, {ID: "ben", Name: "Ben"}, {ID: "cleo", Name: "Cleo"}},
 		Phones: []config.Phone{
 			{Device: "SEP001122AA0001", Model: "8851", Security: config.SecurityEncrypted},
 			{Device: "SEP001122AA0002", Model: "7965", Security: config.SecurityNonsecure},
@@ -22,12 +22,18 @@ func site(edit ...func(*config.Document)) *config.Document {
 		Lines: []config.Line{
 			line("301", "ada", "SEP001122AA0001"), line("302", "ben", "SEP001122AA0002"), line("303", "cleo", ""),
 		},
-		Groups:    []config.Group{{Number: "370", Name: "Ring All", Members: []config.Digits{"301"}}},
+		Groups: []config.Group{
+			{Number: "370", Name: "Ring All", Members: []config.Digits{"301"}, LoginRequired: true, OnEmpty: "congestion", OnNoAnswer: "hangup"},
+			{Number: "371", Name: "Sales", Strategy: "ordered", Members: []config.Digits{"302"}, OnEmpty: "voicemail:371"},
+		},
 		Parking:   []config.ParkLot{{ID: "default", Slots: "381-389"}},
 		Rooms:     []config.Rooms{{Range: "360-369"}},
-		Services:  config.Services{Voicemail: "399", Codes: map[string]string{"pickup": "*8"}},
-		Numbering: config.Numbering{Emergency: []config.Digits{"911"}},
-		RoutesOut: []config.RouteOut{{Match: "9NXXXXXX", Right: "local"}, {Match: "9011X.", Right: "international"}},
+		Services:  config.Services{Voicemail: "399", Codes: map[string]string{"pickup": "*8", "hide_number": "*67", "last_caller": "*69", "forward_on": "*72", "dnd_toggle": "*7", "intercom": "*80"}},
+		Numbering: config.Numbering{OutsidePrefix: "9", Emergency: []config.Digits{"911"}},
+		RoutesOut: []config.RouteOut{
+			{Match: "9NXXXXXX", Right: "local", Strip: 1, Via: []string{"main", "backup"}}, {Match: "9011X.", Right: "international", Via: []string{"main"}},
+			{Match: "911", Via: []string{"main"}},
+		},
 	}
 	for _, f := range edit {
 		f(d)
@@ -48,12 +54,25 @@ type moment struct {
 	dnd     map[string]bool
 	calls   map[string]int
 	absent  map[string]bool
+	out     map[string]bool // devices that are logged out of hunt groups
+	turn    int
+	last    map[string]time.Time
+	caller  map[string]string
+	night   map[string]bool
+	now     time.Time
 }
 
 func (m moment) Forward(l string) string  { return m.forward[l] }
 func (m moment) Rejects(d string) bool    { return m.dnd[d] }
 func (m moment) Calls(l string) int       { return m.calls[l] }
 func (m moment) Registered(l string) bool { return !m.absent[l] }
+
+func (m moment) LoggedIn(d string) bool      { return !m.out[d] }
+func (m moment) Turn(string) int             { return m.turn }
+func (m moment) LastCall(l string) time.Time { return m.last[l] }
+func (m moment) LastCaller(l string) string  { return m.caller[l] }
+func (m moment) Switch(n string) bool        { return m.night[n] }
+func (m moment) Now() time.Time              { return m.now }
 
 func on(number string, f func(*config.Line)) func(*config.Document) {
 	return func(d *config.Document) {
@@ -113,16 +132,28 @@ func TestRoute(t *testing.T) {
 			},
 			now: moment{calls: map[string]int{"302": 2}, absent: map[string]bool{"303": true}}, rings: "301", diversions: "303 unavailable, 302 user-busy"},
 		{name: "busy rule not served", dialled: "302", edit: on("302", func(l *config.Line) { l.OnBusy = "voicemail:302" }),
-			now: moment{calls: map[string]int{"302": 2}}, code: 486},
+			now: moment{calls: map[string]int{"302": 2}}, code: 486, diversions: "302 user-busy"},
 		{name: "unreachable rule not served", dialled: "302", edit: on("302", func(l *config.Line) { l.OnUnreachable = "voicemail:302" }),
-			now: moment{absent: map[string]bool{"302": true}}, code: 480},
+			now: moment{absent: map[string]bool{"302": true}}, code: 480, diversions: "302 unavailable"},
 		{name: "unknown number", dialled: "355", code: 404},
 		{name: "empty number", dialled: "", code: 404},
 		{name: "name", dialled: "ada", code: 404},
 		{name: "written with marks", dialled: "3-0.2", rings: "302"},
-		{name: "escaped", dialled: "%2A8", code: 503},
+		{name: "escaped", dialled: "%33%30%32", rings: "302"},
 		{name: "no right to internal numbers", dialled: "302", edit: on("301", func(l *config.Line) { l.Rights = nil }), code: 403},
-		{name: "group, not served", dialled: "370", code: 503},
+		{name: "DP-13 group, nobody there", dialled: "370", now: moment{out: map[string]bool{"SEP001122AA0001": true}}, code: 503},
+		{name: "group to its mailbox, not served", dialled: "371", now: moment{absent: map[string]bool{"302": true}}, code: 503, diversions: "371 unavailable"},
+		{name: "DP-06 forward to the own voicemail", dialled: "302", now: moment{forward: map[string]string{"302": "399"}}, code: 503, diversions: "302 unconditional"},
+		{name: "DP-24 speed dial without right", dialled: "x-cisco-serviceuri-abbrdial-1", code: 403},
+		{name: "unknown speed dial", dialled: "x-cisco-serviceuri-abbrdial-2", code: 404},
+		{name: "speed dial", dialled: "x-cisco-serviceuri-abbrdial-3", rings: "303"},
+		{name: "DP-29 emergency with the prefix", dialled: "9911", edit: on("301", func(l *config.Line) { l.Rights = nil }), code: 503},
+		{name: "code of the last caller", dialled: "*69", now: moment{caller: map[string]string{"301": "303"}}, rings: "303"},
+		{name: "nobody has called", dialled: "*69", code: 404},
+		{name: "code that needs a number, without", dialled: "*67", code: 404},
+		{name: "code before a code", dialled: "*67*8", code: 404},
+		{name: "code from outside", dialled: "*67302", from: "-", code: 404},
+		{name: "hidden number", dialled: "*67302", rings: "302"},
 		{name: "park slot, not served", dialled: "381", code: 503},
 		{name: "room, not served", dialled: "365", code: 503},
 		{name: "voicemail, not served", dialled: "399", code: 503},
@@ -235,7 +266,7 @@ func TestService(t *testing.T) {
 
 func TestCallable(t *testing.T) {
 	p := Compile(site())
-	for number, want := range map[string]int{"302": 0, "301": 0, "355": 404, "9011495550100": 403, "370": 503, "x-cisco-serviceuri-park": 404} {
+	for number, want := range map[string]int{"302": 0, "301": 0, "355": 404, "9011495550100": 403, "370": 0, "399": 0, "381": 503, "95550100": 503, "x-cisco-serviceuri-park": 404} {
 		if got, why := p.Callable("301", number); got != want {
 			t.Errorf("%s: %d (%s), want %d", number, got, why, want)
 		}

@@ -47,7 +47,7 @@ func blind(c *call.Call, l *call.Leg, r *call.Referral) {
 			return
 		}
 	}
-	if d.Kind != plan.Ring {
+	if d.Kind != plan.Ring && d.Kind != plan.Hunt && !c.Serves(d) {
 		// The call stays as it was: held, and usable.
 		r.Report(sipfrag(d))
 		return

@@ -98,17 +98,19 @@ type World struct {
 	fault     *faulty
 	forgiving bool // phones may see what the rules forbid, since messages are tampered with
 
-	mu     sync.Mutex
-	phones map[string][]*Phone // by number
-	byFlow map[string]*Phone
-	wire   []Message
-	legs   map[string]map[string]state.Phase
-	phases []string // "301 active", in order
-	ended  []call.Info
-	dnd    map[string]bool
-	fwd    map[string]string
-	slots  map[string]bool
-	flows  int
+	mu       sync.Mutex
+	phones   map[string][]*Phone // by number
+	byFlow   map[string]*Phone
+	wire     []Message
+	legs     map[string]map[string]state.Phase
+	phases   []string // "301 active", in order
+	ended    []call.Info
+	dnd      map[string]bool
+	out      map[string]bool // of hunt groups
+	switches map[string]bool
+	fwd      map[string]string
+	slots    map[string]bool
+	flows    int
 }
 
 // Lines is the cast: 301 Ada and 302 Ben with phones, 303 Cleo and 304 Dan.
@@ -147,14 +149,14 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 	t.Helper()
 	w := &World{
 		T: t, Engine: e, Doc: Lines(), sessions: e.Totals().Sessions, phones: map[string][]*Phone{}, byFlow: map[string]*Phone{},
-		legs: map[string]map[string]state.Phase{}, dnd: map[string]bool{}, fwd: map[string]string{}, slots: map[string]bool{},
+		legs: map[string]map[string]state.Phase{}, dnd: map[string]bool{}, fwd: map[string]string{}, out: map[string]bool{}, switches: map[string]bool{}, slots: map[string]bool{},
 	}
 	w.Layer = transaction.New(transaction.Options{
 		OnRequest: w.request, OnAck: func(f flow.Flow, ack *sip.Request) { w.Manager.Ack(f, ack) },
 	})
 	var compiled *plan.Plan
 	o := call.Options{
-		Transactions: w.Layer, Bindings: w, State: w, Media: e, Plan: func() *plan.Plan { return compiled }, Address: Server,
+		Transactions: w.Layer, Bindings: w, State: worldState{w}, Media: e, Plan: func() *plan.Plan { return compiled }, Address: Server,
 		SessionExpires: 1800 * time.Second,
 		Ended: func(i call.Info) {
 			w.mu.Lock()
@@ -277,6 +279,41 @@ func (w *World) DNDReject(string) bool { return true }
 
 // SetDND switches do-not-disturb of a device.
 func (w *World) SetDND(device string, on bool) { w.mu.Lock(); w.dnd[device] = on; w.mu.Unlock() }
+
+// worldState is call.State, where it differs from what tests call.
+type worldState struct{ *World }
+
+// SetDND is call.State.
+func (s worldState) SetDND(_ context.Context, device string, on bool, _ state.Origin) error {
+	s.World.SetDND(device, on)
+	return nil
+}
+
+// HuntLogin is call.State: everybody is logged in who has not logged out.
+func (w *World) HuntLogin(device string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.out[device]
+}
+
+// SetHuntLogin is call.State.
+func (w *World) SetHuntLogin(_ context.Context, device string, on bool, _ state.Origin) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.out[device] = !on
+	return nil
+}
+
+// Switch is call.State.
+func (w *World) Switch(name string) bool { w.mu.Lock(); defer w.mu.Unlock(); return w.switches[name] }
+
+// SetSwitch is call.State.
+func (w *World) SetSwitch(_ context.Context, name string, to bool, _ state.Origin) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.switches[name] = to
+	return nil
+}
 
 // Forward is call.State.
 func (w *World) Forward(line string) string { w.mu.Lock(); defer w.mu.Unlock(); return w.fwd[line] }
