@@ -76,7 +76,7 @@ var atStart = []struct {
 	of   func(*config.Document) any
 }{
 	{"node", func(d *config.Document) any { return d.Node }},
-	{"pki", func(d *config.Document) any { return d.PKI }},
+	{"pki", func(d *config.Document) any { p := d.PKI; p.Trusted, p.RestartPhones = nil, ""; return p }},
 	{"sip", func(d *config.Document) any { return d.SIP }},
 	{"site.domain", func(d *config.Document) any { return d.Site.Domain }},
 	{"vpn.enabled", func(d *config.Document) any { return d.VPN.Enabled }},
@@ -114,6 +114,7 @@ func (a *appliance) switchTo(ctx context.Context, doc *config.Document) (Effect,
 	a.endStrangers()
 	a.plan.Store(plan.Compile(doc))
 	a.features.Reload(doc)
+	a.trust.Reload(doc)
 	if err := a.passwords.generate(ctx); err != nil {
 		return e, err
 	}

@@ -151,6 +151,21 @@ func (a *appliance) shutOut(device string) {
 	}
 }
 
+// restartPhone makes a registered phone read its files again, unless it is in a call.
+func (a *appliance) restartPhone(ctx context.Context, device string) error {
+	return a.sip.State().ServiceControl(ctx, device, "restart", nil, false)
+}
+
+// reachable tells whether a phone has a connection on which it can be told something.
+func (a *appliance) reachable(device string) bool {
+	for _, b := range a.sip.Registrar().Device(device) {
+		if b.Reachable() {
+			return true
+		}
+	}
+	return false
+}
+
 // mayEnrol is what is declared about a device's certificate. A phone whose certificate was withdrawn gets no other by itself,
 // since a stolen phone asks as well; ringfence cert enroll lets it in again.
 func (a *appliance) mayEnrol(device string) (pki.DevicePolicy, bool) {

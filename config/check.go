@@ -25,6 +25,7 @@ func (c *checker) run() {
 	c.media()
 	c.site()
 	c.pki()
+	c.trusted()
 	c.vpn()
 	c.users()
 	c.phones()

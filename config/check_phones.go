@@ -27,7 +27,7 @@ func (c *checker) phones() {
 		}
 		if (c.d.PKI.LSC.Auth == CAPFCode) != !p.CAPFCode.Empty() && p.Security == SecurityEncrypted {
 			if p.CAPFCode.Empty() {
-				c.note(path, "add capf_code:, or set pki.lsc.auth: null_string", "phone %s cannot enrol: pki.lsc.auth is code and it has none", p.Device)
+				c.note(path, "add capf_code:, or give it one by ringfence cert enroll "+p.Device+" --code, or set pki.lsc.auth: null_string", "phone %s cannot enrol: pki.lsc.auth is code and none is declared", p.Device)
 			} else {
 				c.note(path+".capf_code", "set pki.lsc.auth: code", "capf_code of phone %s is not asked for: pki.lsc.auth is %s", p.Device, c.d.PKI.LSC.Auth)
 			}

@@ -103,6 +103,9 @@ type PKI struct {
 	PublishURL   string     `yaml:"publish_url" max:"120" pattern:"^http://[A-Za-z0-9._:\\[\\]-]+$" want:"scheme, host and port alone: http://192.0.2.10:6974" doc:"Beginning of the addresses of revocation lists, OCSP and CA certificates, written into certificates that are issued from then on; they carry none when empty. It is node.listen.certs as others reach it."`
 	ACME         ACME       `yaml:"acme" doc:"Certificates for web servers and the like, fetched by ACME clients."`
 	SCEP         SCEP       `yaml:"scep" doc:"Certificates for devices that speak SCEP, such as Wi-Fi phones."`
+
+	RestartPhones string                `yaml:"restart_phones" default:"at_night" enum:"at_night,at_once,never" doc:"When registered phones, not in a call, are restarted to fetch a changed trust list: at_night (from 1 to 5 o'clock of the site) for renewals that begin by themselves and at once for rotations that somebody orders; at_once for both; never."`
+	Trusted       []TrustedCertificates `yaml:"trusted" doc:"Certificates of other systems that phones shall trust, as during a migration."`
 }
 
 // ACME says for whom the ACME endpoint issues (RFC 8555).
@@ -135,11 +138,22 @@ type SCEPClient struct {
 	Challenge Secret `yaml:"challenge" required:"true" pattern:"^[ -~]{8,128}$" want:"8 to 128 printable ASCII characters" doc:"Its challenge password."`
 }
 
+// TrustedCertificates are certificates of another system.
+type TrustedCertificates struct {
+	Name   string   `yaml:"name" required:"true" max:"32" pattern:"^[a-z0-9][a-z0-9_-]*$" want:"lower-case letters, digits, - and _" doc:"Unique; shown by trust show."`
+	Files  []string `yaml:"files" doc:"PEM files, or trust lists (.tlv) of the other system, whose certificates and roles are taken. A PEM file with the private key of a SAST leads the other system's phones over to this one (docs/trust.md); nobody else may be able to read it."`
+	Roles  []string `yaml:"roles" enum:"SAST,CCM,CCM+TFTP,TFTP,CAPF,APP-SERVER,TVS" doc:"What the certificates of PEM files are good for: SAST, CCM, CCM+TFTP, TFTP, CAPF, APP-SERVER, TVS. Trust lists say it themselves."`
+	TTL    Duration `yaml:"ttl" default:"24h" min:"1s" max:"2592000s" doc:"How long phones may keep what TVS says about them."`
+	Listed bool     `yaml:"listed" doc:"Put them into phones' trust lists too (but no SAST, for which lists have no room). Otherwise TVS vouches for them."`
+}
+
 // LSCPolicy says what certificates phones get.
 type LSCPolicy struct {
 	Key  KeyKind  `yaml:"key" default:"auto" doc:"rsa2048, rsa3072, rsa4096, p256, p384, p521, or auto: rsa2048, since encrypted device files need RSA."`
 	Days int      `yaml:"days" default:"365" min:"1" max:"3560" doc:"Life in days (1 to 3560)."`
-	Auth CAPFAuth `yaml:"auth" default:"null_string" doc:"Proof asked of a phone without a certificate: null_string, code, lsc or mic."`
+	Auth CAPFAuth `yaml:"auth" default:"null_string" doc:"Proof asked of a phone: null_string (of one without a certificate, nothing), code (the code, later its certificate), lsc (its certificate, without one the manufacturer's, MIC) or mic (the MIC each time)."`
+
+	SessionProof string `yaml:"session_proof" default:"auto" enum:"auto,required,waived" doc:"Whether a proof by certificate must be bound to the session by the phone's MIC, so that it cannot be replayed: auto asks for it if pki.mic_roots says whose MICs to believe; required, waived."`
 }
 
 // VPN declares gateway, pools and who may log in.

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/smallstep/certificates/authority"
@@ -37,7 +38,8 @@ type Authority struct {
 	parsed     map[string]*x509.Certificate // by serial
 	identities map[string]*tls.Certificate  // of the appliance's roles, by serial
 
-	rotateMu sync.Mutex // rotations read before they write
+	rotateMu sync.Mutex    // rotations read before they write
+	changes  atomic.Uint64 // see Generation
 
 	crlMu sync.Mutex        // one CRL is made at a time
 	crls  map[string][]byte // the last ones, by the issuer's serial
@@ -72,10 +74,11 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 		parsed: make(map[string]*x509.Certificate), identities: make(map[string]*tls.Certificate), crls: make(map[string][]byte),
 		answers: make(map[[32]byte]answer),
 	}
+	a.opts.State = counted{State: o.State, changes: &a.changes}
 	if err := a.openKeyFile(); err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
 	}
-	a.db = &db.DB{DB: &table{state: o.State}}
+	a.db = &db.DB{DB: &table{state: a.opts.State}}
 	if err := a.complete(ctx); err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
 	}

@@ -115,6 +115,15 @@ func (a *Authority) rotation(r Role) (saved, bool) {
 	return s, true
 }
 
+// stageOf is Stage for any appliance.
+func (a *Authority) stageOf(node string, r Role) Stage {
+	var s saved
+	if v, ok := a.opts.State.Get("pki/rotate/" + node + "/" + string(r) + "/plan"); !ok || json.Unmarshal(v, &s) != nil {
+		return ""
+	}
+	return s.Stage
+}
+
 // Identities returns the certificates of a role: the one in use, the one that follows it while a rotation publishes it, and
 // the one before while phones may still hold nothing newer. next and previous may be nil.
 func (a *Authority) Identities(r Role) (current, next, previous *tls.Certificate, err error) {
@@ -367,6 +376,9 @@ type Change struct {
 	Text  string `json:"text"`
 }
 
+// ByRenewal is who wants a rotation that begins by itself.
+const ByRenewal = "renewal"
+
 // Advance leads every rotation as far as it can go, and begins those that are due. It is to be called now and then, and after
 // a list or a device file was fetched. While the clock cannot be right it does nothing, since deadlines could not either.
 func (a *Authority) Advance(ctx context.Context, now time.Time, fetched Fetched) ([]Change, error) {
@@ -381,7 +393,7 @@ func (a *Authority) Advance(ctx context.Context, now time.Time, fetched Fetched)
 	var changes []Change
 	var errs []error
 	for _, r := range a.DueRotations(now) {
-		if _, err := a.rotateLocked(ctx, r, "renewal"); err != nil {
+		if _, err := a.rotateLocked(ctx, r, ByRenewal); err != nil {
 			errs = append(errs, err)
 			continue
 		}

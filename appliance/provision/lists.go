@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ringfence/config"
+	"ringfence/internal/task"
 	"ringfence/trust"
 	"ringfence/trust/tlv"
 )
@@ -358,12 +359,19 @@ func (f *Files) FileHolds(device, vpnHash string) (holds, known bool) {
 	return ok && slices.Contains(g.VPN, vpnHash), ok
 }
 
+func (f *Files) fetchedNow(device string) {
+	if f.o.Fetched != nil {
+		_ = task.Guard(f.log, "provision fetched", func() { f.o.Fetched(device) })
+	}
+}
+
 func hashOf(b []byte) string {
 	h := sha256.Sum256(b)
 	return hex.EncodeToString(h[:])
 }
 
 func (f *Files) listDelivered(device string, body []byte) {
+	defer f.fetchedNow(device)
 	l := ListFetch{Hash: hashOf(body), At: f.o.Now().UTC().Truncate(time.Second)}
 	if list, err := tlv.Parse(body); err == nil {
 		for _, e := range list.Entries {
@@ -396,24 +404,23 @@ func (f *Files) listDelivered(device string, body []byte) {
 
 // fileDelivered records which VPN certificates a phone knows now.
 func (f *Files) fileDelivered(device string, vpn []string) {
-	var before fileGiven
+	defer f.fetchedNow(device)
+	g := fileGiven{VPN: vpn, At: f.o.Now().UTC().Truncate(time.Second)}
 	f.mu.Lock()
 	before, had := f.given[device]
-	f.mu.Unlock()
-	g := fileGiven{VPN: vpn, At: f.o.Now().UTC().Truncate(time.Second)}
-	if f.o.State != nil {
-		if !had {
-			had = f.load("trust/file/"+device, &before)
-		}
-		if !had || !slices.Equal(before.VPN, vpn) {
-			if err := f.save("trust/file/"+device, g); err != nil {
-				f.log.Error("fetch of a device file not kept", "phone", device, "err", err)
-			}
-		}
-	}
-	f.mu.Lock()
 	f.given[device] = g
 	f.mu.Unlock()
+	if f.o.State == nil {
+		return
+	}
+	if !had {
+		had = f.load("trust/file/"+device, &before)
+	}
+	if !had || !slices.Equal(before.VPN, vpn) {
+		if err := f.save("trust/file/"+device, g); err != nil {
+			f.log.Error("fetch of a device file not kept", "phone", device, "err", err)
+		}
+	}
 }
 
 // keepList keeps a published list as it was sent: if its signer is lost, phones go on getting it.

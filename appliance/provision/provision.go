@@ -97,8 +97,10 @@ type Options struct {
 	Local Local
 	// Note is the boot record. May be nil.
 	Note func(device, step, text string, failed bool)
-	Log  *slog.Logger     // may be nil
-	Now  func() time.Time // time.Now when nil
+	// Fetched is told that a phone has fetched a trust list, or a device file with VPN certificates. May be nil; must not block.
+	Fetched func(device string)
+	Log     *slog.Logger     // may be nil
+	Now     func() time.Time // time.Now when nil
 }
 
 // Request asks for a file.

@@ -59,6 +59,25 @@ func (w *world) sleep(days int) {
 	w.ahead += time.Duration(days) * 24 * time.Hour
 }
 
+// travel sets the clock.
+func (w *world) travel(to time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ahead = time.Until(to)
+}
+
+func (w *world) setDoc(d *config.Document) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.doc = d
+}
+
+func (w *world) document() *config.Document {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.doc
+}
+
 func (w *world) note(device, step, text string, _ bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -97,7 +116,7 @@ func newWorld(t *testing.T) *world {
 		},
 		Lines: []config.Line{{Number: "301", Phone: desk, Index: 1, MaxCalls: 4, BusyAt: 2}, {Number: "302", Phone: hall, Index: 1, MaxCalls: 4, BusyAt: 2}},
 	}}
-	doc := func() *config.Document { return w.doc }
+	doc := w.document
 	dir := t.TempDir()
 	must := func(err error) {
 		t.Helper()
@@ -115,7 +134,7 @@ func newWorld(t *testing.T) *world {
 	w.keep, err = New(Options{Authority: w.ca, Doc: doc, Now: w.now, Revoked: func(d string) { w.revoked = append(w.revoked, d) }})
 	must(err)
 	w.enrol = pki.NewEnrolment(w.ca, func(d string) (pki.DevicePolicy, bool) {
-		_, ok := w.doc.Phone(d)
+		_, ok := w.document().Phone(d)
 		return pki.DevicePolicy{Key: capf.RSA2048}, ok
 	})
 	identity := func(r pki.Role) func() (*tls.Certificate, error) {
@@ -157,9 +176,9 @@ func (w *world) openFiles() {
 	w.t.Helper()
 	var err error
 	w.files, err = provision.NewFiles(provision.Options{
-		Doc: func() *config.Document { return w.doc }, Password: func(d string) string { return "pw" + d[9:] + "Zq7x" },
+		Doc: w.document, Password: func(d string) string { return "pw" + d[9:] + "Zq7x" },
 		LSC: w.ca.CurrentLSC, VPNHashes: w.keep.VPNHashes, Trust: w.keep.Provision(), AuthMode: w.enrol.AuthMode, State: w.store,
-		Note: w.note, Now: w.now,
+		Note: w.note, Now: w.now, Fetched: func(string) { w.keep.Nudge() },
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -5,17 +5,18 @@
 // It joins the areas that may not know each other: pki makes certificates and plans rotations, provision hands out lists and
 // files and knows who fetched them.
 //
-// Left out: certificates of a second appliance, signers of other systems that TVS vouches for.
+// Start with Keeper: vouch.go says what TVS and lists say, foreign.go what comes from other systems, push.go who is told to fetch.
 package trustadmin
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"ringfence/appliance/provision"
@@ -28,16 +29,22 @@ import (
 // rolloverTTL is how long phones may keep TVS's answers while certificates change (tvs.md §3).
 const rolloverTTL = 300 * time.Second
 
-// tickTime is how often rotations are looked after.
-const tickTime = time.Minute
+// tickTime is how often rotations are looked after, nudgeRest how soon after something has happened.
+const (
+	tickTime  = time.Minute
+	nudgeRest = 500 * time.Millisecond
+)
 
-// uses says in which roles of trust lists and TVS each certificate of the appliance stands. The VPN's and the pages' are known
-// to phones by TVS alone: the one by its hash in the device file, the other not at all until a service URL leads there.
-var uses = []struct {
+// use is a role of the authority as phones see it.
+type use struct {
 	role   pki.Role
 	as     trust.Role
 	listed bool // in trust lists; else TVS vouches
-}{
+}
+
+// uses says in which roles of trust lists and TVS each certificate of the appliance stands. The VPN's and the pages' are known
+// to phones by TVS alone: the one by its hash in the device file, the other not at all until a service URL leads there.
+var uses = []use{
 	{pki.RoleSAST, trust.SAST, true},
 	{pki.RoleSASTRecovery, trust.SAST, true},
 	{pki.RoleCCM, trust.CCM, true},
@@ -54,8 +61,10 @@ var uses = []struct {
 type Options struct {
 	Authority *pki.Authority
 	Doc       func() *config.Document
-	// Changed is told what rotations did, so that phones can be told to fetch their files anew. May be nil.
-	Changed func([]pki.Change)
+	// Restart makes a phone fetch its files anew, unless it is in a call, and returns when the phone has said that it will. With
+	// it rotations get on by themselves; without it they wait for phones to start. Registered tells which phones can be told.
+	Restart    func(ctx context.Context, device string) error
+	Registered func(device string) bool
 	// Revoked is told which device proves itself no more, so that its connections can be ended. May be nil.
 	Revoked func(device string)
 	Log     *slog.Logger     // may be nil
@@ -67,6 +76,12 @@ type Keeper struct {
 	o     Options
 	log   *slog.Logger
 	files *provision.Files
+
+	index   atomic.Pointer[index]
+	foreign atomic.Pointer[foreign]
+	nudge   chan struct{} // holds one when there is something to look after before the next tick
+
+	told map[string]time.Time // phones that were told to fetch, of Run alone
 }
 
 // New makes a Keeper. Use has to be called before the first tick and the first verb.
@@ -80,7 +95,10 @@ func New(o Options) (*Keeper, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Keeper{o: o, log: o.Log.With("component", "trust")}, nil
+	k := &Keeper{o: o, log: o.Log.With("component", "trust"), nudge: make(chan struct{}, 1), told: make(map[string]time.Time)}
+	k.foreign.Store(&foreign{})
+	k.Reload(o.Doc())
+	return k, nil
 }
 
 // Use gives the Keeper the files, which are made with its Provision.
@@ -125,24 +143,6 @@ func (k *Keeper) certificates(r pki.Role) ([]*tls.Certificate, error) {
 	return out, nil
 }
 
-// Entries are the records of trust lists, EC ones too.
-func (k *Keeper) Entries() ([]trust.Entry, error) {
-	var out []trust.Entry
-	for _, u := range uses {
-		if !u.listed {
-			continue
-		}
-		certs, err := k.certificates(u.role)
-		if err != nil {
-			return nil, fmt.Errorf("trust list: certificate of %s: %w", u.role, err)
-		}
-		for _, c := range certs {
-			out = append(out, trust.Entry{Cert: c.Leaf, Role: u.as})
-		}
-	}
-	return out, nil
-}
-
 // signers are the certificates of a role that can sign for phones: the one in use first, then what phones may know instead.
 func (k *Keeper) signers(r pki.Role) ([]trust.Signer, error) {
 	current, next, previous, err := k.o.Authority.Identities(r)
@@ -173,31 +173,6 @@ func (k *Keeper) Provision() provision.Trust {
 		ListSigners: func() ([]trust.Signer, error) { return k.signers(pki.RoleSAST) },
 		FileSigners: func() ([]trust.Signer, error) { return k.signers(pki.RoleTFTP) },
 	}
-}
-
-// Lookup is TVS's answer: every certificate that the appliance uses, will use or has used until phones know the newer one. One
-// past its end is refused, since phones are not known to check dates of what was vouched for (tvs.md §3).
-func (k *Keeper) Lookup(der []byte) (as []trust.Role, ttl time.Duration, ok bool) {
-	now := k.o.Now()
-	for _, u := range uses {
-		current, next, previous, err := k.o.Authority.Identities(u.role)
-		if err != nil {
-			continue
-		}
-		for _, c := range []*tls.Certificate{current, next, previous} {
-			if c == nil || !bytes.Equal(c.Leaf.Raw, der) {
-				continue
-			}
-			if now.Before(c.Leaf.NotBefore) || now.After(c.Leaf.NotAfter) {
-				return nil, 0, false
-			}
-			if k.o.Authority.RollingOver() {
-				ttl = rolloverTTL
-			}
-			return []trust.Role{u.as}, ttl, true
-		}
-	}
-	return nil, 0, false
 }
 
 // VPNHashes are what phones compare the gateway's certificate with (certhash.md): while it changes, both.
@@ -251,18 +226,24 @@ func (k *Keeper) Tick(ctx context.Context) error {
 	for _, c := range changes {
 		k.log.Info("keys changed", "role", string(c.Role), "stage", string(c.Stage), "reason", c.Text)
 	}
-	if len(changes) > 0 && k.o.Changed != nil {
-		k.o.Changed(changes)
-	}
 	return err
 }
 
-// Run ticks until ctx ends.
+// Nudge makes Run look after the rotations soon, as when a phone has fetched a list. It never blocks.
+func (k *Keeper) Nudge() {
+	select {
+	case k.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// Run ticks until ctx ends: every minute, and soon after a Nudge.
 func (k *Keeper) Run(ctx context.Context) error {
 	t := time.NewTicker(tickTime)
 	defer t.Stop()
 	last := ""
 	for {
+		began := time.Now()
 		text := ""
 		if err := k.Tick(ctx); err != nil && ctx.Err() == nil {
 			text = err.Error()
@@ -271,17 +252,25 @@ func (k *Keeper) Run(ctx context.Context) error {
 			}
 		}
 		last = text
+		k.push(ctx)
+		// A morning of many phones nudges without end, and looking after a rotation asks about each of them: most of the time
+		// is not spent on it.
+		rest := max(nudgeRest, 10*time.Since(began))
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
+		case <-k.nudge:
+			if !pause(ctx, min(rest, tickTime)) {
+				return nil
+			}
 		}
 	}
 }
 
 // Warnings is for people, beside those of the authority.
 func (k *Keeper) Warnings() []string {
-	var out []string
+	out := slices.Clone(k.foreign.Load().faults)
 	if err := k.files.HeldBack(); err != nil {
 		out = append(out, "the trust list is not published: "+err.Error())
 	}

@@ -104,13 +104,11 @@ func (k *Keeper) rotate(ctx context.Context, r admin.Request) (any, error) {
 		if _, err := k.o.Authority.Rotate(ctx, role, by(r)); err != nil {
 			return nil, refused(err)
 		}
-		if k.o.Changed != nil {
-			k.o.Changed([]pki.Change{{Role: role, Stage: k.o.Authority.Stage(role), Text: "ordered by " + by(r)}})
-		}
 	}
 	if err := k.Tick(ctx); err != nil {
 		return nil, refused(err)
 	}
+	k.Nudge() // phones are told to fetch
 	p, _, err := k.o.Authority.PlanRotation(role, k.Fetched)
 	if err == nil && p.Stage == "" {
 		p.Ended = true // nobody was to be waited for

@@ -2,6 +2,7 @@ package tvs
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -43,11 +44,12 @@ type Server struct {
 	log    *slog.Logger
 	addr   net.Addr
 
-	mu      sync.Mutex
-	ln      *netlimit.Listener
-	group   *task.Group // of the present Run
-	stopped bool
-	done    chan struct{} // closed when the present Run has returned
+	mu       sync.Mutex
+	subjects map[[sha256.Size]byte]subject // of certificates that were vouched for
+	ln       *netlimit.Listener
+	group    *task.Group // of the present Run
+	stopped  bool
+	done     chan struct{} // closed when the present Run has returned
 }
 
 // New binds the listener. Nothing is accepted before Run.
@@ -72,7 +74,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tvs: %w", err)
 	}
-	s := &Server{o: o, ln: ln, addr: ln.Addr(), log: o.Log.With("component", "tvs", "listener", ln.Addr().String())}
+	s := &Server{o: o, ln: ln, addr: ln.Addr(), subjects: make(map[[sha256.Size]byte]subject), log: o.Log.With("component", "tvs", "listener", ln.Addr().String())}
 	if o.Legacy {
 		s.legacy = &legacytls.Config{Sessions: legacytls.NewSessions(0, 0)}
 	}
@@ -194,12 +196,48 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) {
 	}
 }
 
+// subject is a certificate's subject as people see it.
+type subject struct{ full, common string }
+
+// maxSubjects bounds what is remembered: an appliance vouches for some dozens of certificates.
+const maxSubjects = 512
+
+// subjectOf reads a certificate. Those that are vouched for are asked about again and again, and parsing one costs more than
+// all the rest of an answer on an open connection, so theirs are remembered.
+func (s *Server) subjectOf(der []byte, known bool) (subject, error) {
+	sum := sha256.Sum256(der)
+	if known {
+		s.mu.Lock()
+		name, ok := s.subjects[sum]
+		s.mu.Unlock()
+		if ok {
+			return name, nil
+		}
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return subject{}, err
+	}
+	name := subject{cert.Subject.String(), cert.Subject.CommonName}
+	if known {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.subjects) >= maxSubjects {
+			clear(s.subjects)
+		}
+		s.subjects[sum] = name
+	}
+	return name, nil
+}
+
 func (s *Server) answer(b []byte, log *slog.Logger) ([]byte, error) {
 	var q Request
 	if err := q.Unmarshal(b); err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(q.Certificate)
+	r := Response{Session: q.Session}
+	r.Roles, r.TTL, r.Valid = s.o.Lookup(q.Certificate)
+	cert, err := s.subjectOf(q.Certificate, r.Valid)
 	if err != nil {
 		return nil, fmt.Errorf("%w: certificate: %v", ErrMessage, err)
 	}
@@ -207,17 +245,15 @@ func (s *Server) answer(b []byte, log *slog.Logger) ([]byte, error) {
 	if device == "" {
 		log.Info("odd device name", "phone", q.Device)
 	}
-	r := Response{Session: q.Session}
-	r.Roles, r.TTL, r.Valid = s.o.Lookup(q.Certificate)
 	if r.TTL <= 0 {
 		r.TTL = DefaultTTL
 	}
 	r.TTL = min(max(r.TTL, time.Second), MaxTTL)
-	log.Info("certificate asked", "phone", q.Device, "subject", cert.Subject.String(), "valid", r.Valid)
+	log.Info("certificate asked", "phone", q.Device, "subject", cert.full, "valid", r.Valid)
 	if s.o.Note != nil && device != "" {
-		text := "asked about " + cert.Subject.CommonName + ": valid"
+		text := "asked about " + cert.common + ": valid"
 		if !r.Valid {
-			text = "asked about " + cert.Subject.CommonName + ": not one of ours, the phone will not trust it"
+			text = "asked about " + cert.common + ": not one of ours, the phone will not trust it"
 		}
 		if err := task.Guard(s.log, "tvs note", func() { s.o.Note(device, "tvs", text, !r.Valid) }); err != nil {
 			return nil, err

@@ -1,0 +1,82 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"net"
+	"testing"
+	"time"
+
+	"ringfence/cmd/sepsim/phone"
+	"ringfence/internal/feature"
+)
+
+// obeys makes a phone that restarts when it is told to.
+func obeys(o *phone.Options) { o.StayDown = false }
+
+// TestKeysAreRenewedByThemselves orders new keys for what phones meet at each start, and for the signer of their lists, and does
+// nothing more: registered phones are told to fetch, in the right order, and refuse nothing on the way.
+func TestKeysAreRenewedByThemselves(t *testing.T) {
+	feature.Proves(t, "SEC-10")
+	d := newDaemon(t, morning)
+	ada, ben := d.newPhone("SEP001122AA0001", "8851", 1, obeys), d.newPhone("SEP001122AA0002", "8841", 2, obeys)
+	d.ready(ada)
+	d.ready(ben)
+	serves := func() string {
+		t.Helper()
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", d.site.Address+":5061", &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0].SerialNumber.Text(16)
+	}
+	signer := func(p *phone.Phone) string {
+		t.Helper()
+		c, err := p.TrustList().Signer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.SerialNumber.Text(16)
+	}
+	ccm, sast := serves(), signer(ada)
+	// A call goes on meanwhile: its phones are told after it.
+	ca, cb := connect(t, ada, ben, "302")
+	for _, role := range []string{"CCM", "TFTP", "TVS", "SAST"} {
+		d.verb("cert", "rotate", "--role", role)
+	}
+	hear(t, ca, cb)
+	if ada.ServiceControls() != 0 || ben.ServiceControls() != 0 {
+		t.Error("a phone was told to restart in the middle of a call")
+	}
+	if err := ca.Hangup(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	over(t, ca, cb)
+	// The minute until the next look is not waited for: another order makes the daemon look again.
+	d.verb("cert", "rotate", "--role", "APP-SERVER")
+	eventually(t, 90*time.Second, "all rotations have ended", func() bool {
+		var plans []json.RawMessage
+		d.json(&plans, "cert", "rotate")
+		return len(plans) == 0
+	})
+	if serves() == ccm {
+		t.Error("SIP over TLS still has the old certificate")
+	}
+	eventually(t, 20*time.Second, "both phones are back", func() bool { return ada.Registered() && ben.Registered() })
+	for _, p := range []*phone.Phone{ada, ben} {
+		if signer(p) == sast {
+			t.Errorf("%s holds a list of the old signer", p.Device())
+		}
+		if p.Stale() || p.ServiceControls() < 2 {
+			t.Errorf("%s: stale %v, told %d times", p.Device(), p.Stale(), p.ServiceControls())
+		}
+	}
+	unharmed(t, ada, ben)
+	ca, cb = connect(t, ben, ada, "301")
+	hear(t, ca, cb)
+	if err := ca.Hangup(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	over(t, ca, cb)
+}
