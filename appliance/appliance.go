@@ -194,7 +194,8 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		return err
 	}
 	a.roles = &roles{ca: a.ca}
-	if a.trust, err = trustadmin.New(trustadmin.Options{Authority: a.ca, Doc: doc, Revoked: a.shutOut, Restart: a.restartPhone, Registered: a.reachable, Log: a.log}); err != nil {
+	if a.trust, err = trustadmin.New(trustadmin.Options{Authority: a.ca, Doc: doc, Revoked: a.shutOut, Restart: a.restartPhone, Registered: a.reachable,
+		EverRegistered: func(device string) bool { return a.recorder.Ever(device) }, Log: a.log}); err != nil {
 		return err
 	}
 
@@ -211,7 +212,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		Trust:     a.trust.Provision(),
 		AuthMode:  a.enrolment.AuthMode,
 		State:     a.store, Local: a.local, Note: note, Log: a.log,
-		Fetched: func(string) { a.trust.Nudge() },
+		Fetched: func(string) { a.trust.Nudge() }, Believes: a.trust.Believes,
 	}); err != nil {
 		return err
 	}

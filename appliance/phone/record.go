@@ -299,6 +299,12 @@ func (r *Recorder) recent(name string) (entries []Entry, ever bool) {
 	return slices.Clone(d.tail), d.Ever
 }
 
+// Ever tells whether a device has ever registered here.
+func (r *Recorder) Ever(name string) bool {
+	_, ever := r.recent(name)
+	return ever
+}
+
 // Record returns what happened to a device, in the order in which things happened first.
 func (r *Recorder) Record(name string) []Entry {
 	r.mu.Lock()

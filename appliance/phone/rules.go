@@ -84,7 +84,7 @@ var rules = []rule{
 			return nil
 		},
 		what: "the phone asks only for signed files and goes no further: it still holds another system's trust list and rejects ours without showing why",
-		do:   eraseTrustList,
+		do:   "run ringfence trust recover with its name, which says what can be done from here; else " + eraseTrustList,
 	},
 	{
 		name: "transfer breaks off", page: "§3", step: File,

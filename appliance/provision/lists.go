@@ -144,11 +144,10 @@ func (f *Files) list(doc *config.Document, phone *config.Phone) ([]byte, string,
 	}
 	// All variants of one content carry one time, so that it cannot go backwards when a phone changes its variant.
 	at := f.stamps.at(tlv.ITLFile, content, f.o.Now())
-	if old, ok := f.bridge(phone, signers); ok {
-		entries = bridgeEntries(entries, signer, old)
-		signer, variant = old, ""
+	if own, by, why, ok := f.special(phone, entries, signer, signers); ok {
+		entries, signer, variant = own, by, ""
 		content = listContent(entries, signer)
-		what += ", signed by " + old.Cert.Subject.CommonName + ", the only signer that the phone knows"
+		what += why
 	}
 	b, err := f.buildList(version, digest, entries, signer, content, at)
 	if err == nil && variant != "" {
@@ -372,6 +371,7 @@ func hashOf(b []byte) string {
 
 func (f *Files) listDelivered(device string, body []byte) {
 	defer f.fetchedNow(device)
+	f.tried(device)
 	l := ListFetch{Hash: hashOf(body), At: f.o.Now().UTC().Truncate(time.Second)}
 	if list, err := tlv.Parse(body); err == nil {
 		for _, e := range list.Entries {

@@ -58,6 +58,9 @@ type Trust struct {
 	// names; its files are signed by the first certificate that its list names.
 	ListSigners func() ([]trust.Signer, error)
 	FileSigners func() ([]trust.Signer, error)
+
+	// Foreign are signers of other systems whose phones come here; each signs lists that lead such phones over. May be nil.
+	Foreign func() []trust.Signer
 }
 
 // State is the durable state of the appliance. Keys begin with "trust/".
@@ -89,6 +92,10 @@ type Options struct {
 
 	// AuthMode is the <capfAuthMode> of a phone's file, so that it agrees with what CAPF will ask for. The document's when nil.
 	AuthMode func(device string) int
+
+	// Believes tells whether a phone was seen to trust this appliance: it has enrolled or registered here. Such a phone is not led
+	// over from another system. Nobody was when nil.
+	Believes func(device string) bool
 
 	// State keeps what has to outlive a restart for certain: which list was published last, so that no later one locks phones
 	// out, and what each phone has fetched. May be nil: then this is known until the end of the process.

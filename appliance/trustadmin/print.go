@@ -128,7 +128,8 @@ func printTrust(w io.Writer, i TrustInfo) {
 	printList(w, i.List)
 	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PHONE\tFETCHED\tLIST")
+	fmt.Fprintln(t, "PHONE\tFETCHED\tLIST\tNOW\t")
+	missing := 0
 	for _, f := range i.Fetches {
 		state := "an older one"
 		switch {
@@ -137,9 +138,21 @@ func printTrust(w io.Writer, i TrustInfo) {
 		case f.Current:
 			state = "this one"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\n", f.Device, when(f.At), state)
+		now := "not registered"
+		if f.Registered {
+			now = "registered"
+		}
+		if !f.Current {
+			missing++
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", f.Device, when(f.At), state, now, clean(f.Special))
 	}
 	t.Flush()
+	fmt.Fprintf(w, "%d of %d phones have fetched this list", len(i.Fetches)-missing, len(i.Fetches))
+	if missing > 0 {
+		fmt.Fprint(w, "; the others get it at their next start (ringfence phone restart)")
+	}
+	fmt.Fprintln(w)
 	if len(i.Rotations) > 0 {
 		fmt.Fprintln(w)
 		printPlans(w, i.Rotations)

@@ -178,7 +178,7 @@ func (w *world) openFiles() {
 	w.files, err = provision.NewFiles(provision.Options{
 		Doc: w.document, Password: func(d string) string { return "pw" + d[9:] + "Zq7x" },
 		LSC: w.ca.CurrentLSC, VPNHashes: w.keep.VPNHashes, Trust: w.keep.Provision(), AuthMode: w.enrol.AuthMode, State: w.store,
-		Note: w.note, Now: w.now, Fetched: func(string) { w.keep.Nudge() },
+		Note: w.note, Now: w.now, Fetched: func(string) { w.keep.Nudge() }, Believes: w.keep.Believes,
 	})
 	if err != nil {
 		w.t.Fatal(err)

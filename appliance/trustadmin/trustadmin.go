@@ -65,6 +65,8 @@ type Options struct {
 	// it rotations get on by themselves; without it they wait for phones to start. Registered tells which phones can be told.
 	Restart    func(ctx context.Context, device string) error
 	Registered func(device string) bool
+	// EverRegistered tells which phones have registered once. May be nil.
+	EverRegistered func(device string) bool
 	// Revoked is told which device proves itself no more, so that its connections can be ended. May be nil.
 	Revoked func(device string)
 	Log     *slog.Logger     // may be nil
@@ -172,6 +174,7 @@ func (k *Keeper) Provision() provision.Trust {
 		Entries:     k.Entries,
 		ListSigners: func() ([]trust.Signer, error) { return k.signers(pki.RoleSAST) },
 		FileSigners: func() ([]trust.Signer, error) { return k.signers(pki.RoleTFTP) },
+		Foreign:     k.foreignSigners,
 	}
 }
 
@@ -191,6 +194,9 @@ func (k *Keeper) VPNHashes() []string {
 
 // Fetched is pki.Fetched. A phone that never fetched a list holds nothing that could be outdated.
 func (k *Keeper) Fetched(r pki.Role, device string) bool {
+	if _, gone := k.files.Released(device); gone {
+		return true // it belongs to another system
+	}
 	current, next, previous, err := k.o.Authority.Identities(r)
 	if err != nil {
 		return false

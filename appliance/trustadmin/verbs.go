@@ -41,6 +41,13 @@ func Verbs() []admin.Verb {
 			Flags: []admin.Flag{{Name: "reason", Usage: "key compromise, superseded, cessation of operation, or any text"}}},
 		{Name: "trust show", Args: "[DEVICE]", Max: 1, Short: "the trust list that phones get, and who has fetched it", Print: printer(printTrust)},
 		{Name: "trust verify", Args: "FILE", Min: 1, Max: 1, Short: "check a trust list file as a phone does", Print: printer(printVerified)},
+		{Name: "trust recover", Args: "DEVICE", Min: 1, Max: 1, Change: true, Short: "what to do, in order, with a phone that holds another system's trust list", Print: printer(printRecover),
+			Help: "With --list, a copy of the list that the phone holds, it says exactly what helps. Where pki.trusted has the private key of that system's signer,\n" +
+				"the phone's next list is signed by it, so that a restart of the phone is all that is to be done.",
+			Flags: []admin.Flag{{Name: "list", Usage: "copy of the list that the phone holds"}}},
+		{Name: "trust release", Args: "[DEVICE]", Max: 1, Change: true, Short: "give a phone away: let it believe the next system that it meets", Print: printer(printReleased),
+			Help:  "Its next list names no service. From then on it does not work here.",
+			Flags: []admin.Flag{{Name: "all", Usage: "every phone", Bool: true}, {Name: "undo", Usage: "take it back", Bool: true}, {Name: "reason", Usage: "why; kept with the phone"}}},
 		{Name: "trust export", Args: "DIR", Min: 1, Max: 1, Change: true, Short: "write trust list, CA certificates, and the recovery key encrypted, into a new folder",
 			Print: printer(printExported), Flags: []admin.Flag{passphrase, {Name: "root", Usage: "the root's key too", Bool: true}}},
 		{Name: "trust restore", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "take over the phones of a lost appliance by its exported recovery key", Print: printer(printRestored),
@@ -60,6 +67,8 @@ func (k *Keeper) Handlers() map[string]admin.Handler {
 		"cert revoke":   k.revoke,
 		"trust show":    k.show,
 		"trust verify":  k.verify,
+		"trust recover": k.recover,
+		"trust release": k.release,
 		"trust export":  k.export,
 		"trust restore": k.restore,
 		"trust force":   k.force,
@@ -297,6 +306,9 @@ type FetchInfo struct {
 	At      time.Time `json:"at,omitzero"`
 	SHA256  string    `json:"sha256,omitempty"`
 	Current bool      `json:"current"`
+	// Special tells what is special about the phone's next list: it is given away, or led over from another system.
+	Special    string `json:"special,omitempty"`
+	Registered bool   `json:"registered"`
 }
 
 func (k *Keeper) show(_ context.Context, r admin.Request) (any, error) {
@@ -329,6 +341,13 @@ func (k *Keeper) show(_ context.Context, r admin.Request) (any, error) {
 		if l, ok := k.files.FetchedList(p.Device); ok {
 			f.At, f.SHA256, f.Current = l.At, l.Hash, l.Current
 		}
+		if c := k.files.Led(p.Device); c != nil {
+			f.Special = "led over by " + c.Subject.CommonName
+		}
+		if _, gone := k.files.Released(p.Device); gone {
+			f.Special = "given away"
+		}
+		f.Registered = k.o.Registered != nil && k.o.Registered(p.Device)
 		answer.Fetches = append(answer.Fetches, f)
 	}
 	return answer, nil

@@ -89,7 +89,7 @@ func (p *Phone) install(ctx context.Context, b []byte, err error, name string) e
 		return p.refused(StepTrust, refuse(ListInvalid, err, "%s", name))
 	}
 	first := old == nil
-	if err := tlv.Continues(old, next); err != nil {
+	if err := tlv.Continues(old, next); err != nil && !released(old) {
 		signer, serr := next.Signer()
 		if serr != nil || p.askTVS(ctx, signer, "signer of "+name, trust.SAST) != nil {
 			return p.refused(StepTrust, refuse(ListContinuity, err, "%s keeps the list in force", name))
@@ -113,6 +113,12 @@ func (p *Phone) install(ctx context.Context, b []byte, err error, name string) e
 	}
 	p.event(StepTrust, text, nil)
 	return nil
+}
+
+// released tells whether a list names no service, after which a phone takes any other (tlv §8, as its maker says of its own
+// servers).
+func released(l *tlv.List) bool {
+	return !slices.ContainsFunc(l.Entries, func(e trust.Entry) bool { return e.Role != trust.SAST })
 }
 
 // EraseTrust removes the lists, as a user does in the security menu.
