@@ -175,7 +175,7 @@ type VPNPolicy struct {
 	Pool6        netip.Prefix   `yaml:"pool6" doc:"Inner IPv6 addresses, at least a /126 and at most a /64; none when empty. Needs an mtu of 1280 or more."`
 	Auth         []VPNAuth      `yaml:"auth" default:"[certificate, password]" doc:"Accepted ways to log in."`
 	SecondFactor bool           `yaml:"second_factor" default:"false" doc:"Ask people for a one-time password after the password (users.totp). Phones and certificates are not asked."`
-	Routes       []netip.Prefix `yaml:"routes" doc:"Split-include routes sent to the client, and open to people; none is a default route."`
+	Routes       []netip.Prefix `yaml:"routes" doc:"Split-include routes sent to the client, and open to people; none is a default route. They open neither other clients nor the appliance beyond its telephony services."`
 	Exclude      []netip.Prefix `yaml:"exclude" doc:"Networks that the client reaches outside the tunnel. 0.0.0.0/32 is its local network, where AnyConnect allows that."`
 	DNS          []netip.Addr   `yaml:"dns" doc:"Resolvers sent to the client."`
 	Domain       Host           `yaml:"domain" doc:"Default domain of the client."`

@@ -164,6 +164,17 @@ func TestGroupList(t *testing.T) {
 	}
 }
 
+func TestUnlistedGroupByItsPathStandsAlone(t *testing.T) {
+	l := newLab(t, func(o *vpn.Options) { o.Policies[0].Listed = true })
+	b := l.browser(t, nil)
+	if _, text := b.do("POST", "/", fmt.Sprintf(xmlInit, "")); !strings.Contains(text, `<option value="phones">`) {
+		t.Errorf("no list of groups:\n%s", text)
+	}
+	if _, text := b.do("POST", "/staff", fmt.Sprintf(xmlInit, "")); strings.Contains(text, "group_list") {
+		t.Errorf("a list without the group that was asked for, of which clients take the first:\n%s", text)
+	}
+}
+
 func TestPhoneForm(t *testing.T) {
 	l := newLab(t)
 	const agent = "User-Agent: Cisco SVC IPPhone Client v1.0 (1.0)"

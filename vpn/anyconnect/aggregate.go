@@ -240,6 +240,10 @@ func (c *conn) form(st *state, group, problem string) answer {
 			list = append(list, p)
 		}
 	}
+	// A group that was asked for by its path and is not in the list stands alone: clients would take the first of the list instead.
+	if asked := c.s.o.Sessions.Policy(group); asked != nil && !asked.Listed {
+		list = nil
+	}
 	if len(list) > 0 {
 		b.WriteString(`<select name="group_list" label="GROUP:">`)
 		for _, p := range list {

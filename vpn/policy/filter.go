@@ -53,7 +53,8 @@ type Filter struct {
 	flows map[flow]time.Time // opened by the appliance, until when answers come in
 }
 
-// rule is a compiled Rule. A rule that is outside does not open the pools, however wide its network is.
+// rule is a compiled Rule. A rule that is outside opens neither the pools nor the appliance, however wide its network is: a route
+// to the house does not lead to the administration.
 type rule struct {
 	Rule
 	outside bool
@@ -180,7 +181,7 @@ func (f *Filter) permits(p *Packet, far netip.Addr, port uint16) *rule {
 		if p.HasPorts && (port < r.First || port > r.Last) {
 			continue
 		}
-		if r.outside && slices.ContainsFunc(f.pools, func(p netip.Prefix) bool { return p.Contains(far) }) {
+		if r.outside && (slices.Contains(f.own, far) || slices.ContainsFunc(f.pools, func(p netip.Prefix) bool { return p.Contains(far) })) {
 			continue
 		}
 		return r // a later fragment has no port: it is worth nothing without the first one, which was judged

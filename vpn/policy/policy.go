@@ -2,7 +2,8 @@
 // Compile makes of it, per session, a Filter that the packet path asks for every inner packet (VPN-9).
 //
 // Phones reach the telephony services of the appliance and nothing else: their media is anchored there. Users reach the same
-// and what their policy's routes and Allow say. Filtering is by address, protocol and port of each packet. There is one piece
+// and their policy's routes; these lead neither to other clients nor to further ports of the appliance. Allow opens anything to
+// either. Filtering is by address, protocol and port of each packet. There is one piece
 // of state: the appliance may open connections to the client (pages, pushed content), and the answers to those come in.
 //
 // Addresses and ports are checked, contents are not: a permitted port is open for whatever speaks through it.

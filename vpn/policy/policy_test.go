@@ -134,6 +134,7 @@ func TestExplain(t *testing.T) {
 		{"page", device, "192.0.2.10", TCP, 8443, "", "no telephony service"},
 		{"ping", device, "192.0.2.10", ICMP, 0, "192.0.2.10", "service of the appliance"},
 		{"route of people", user, "10.1.2.3", UDP, 53, "10.0.0.0/8", "route of the policy"},
+		{"route does not open the appliance", user, "10.77.0.1", TCP, 8443, "", "no telephony service"},
 		{"route is not for phones", device, "10.1.2.3", UDP, 53, "", "no rule leads there"},
 		{"route does not open other clients", user, "10.78.0.7", TCP, 80, "", "another client"},
 		{"allow list does", device, "10.78.0.9", TCP, 85, "10.78.0.9", "allowed by the policy"},

@@ -80,13 +80,39 @@ func (h *host) run(args ...string) string {
 	return out
 }
 
+// openconnectScript does for openconnect what Debian's vpnc-script does, without touching the machine's resolver.
+const openconnectScript = `#!/bin/sh
+case "$reason" in connect|reconnect) ;; *) exit 0;; esac
+ip link set dev $TUNDEV mtu $INTERNAL_IP4_MTU up
+[ -n "$INTERNAL_IP4_ADDRESS" ] && ip addr replace $INTERNAL_IP4_ADDRESS/32 dev $TUNDEV
+[ -n "$INTERNAL_IP6_ADDRESS" ] && ip -6 addr replace $INTERNAL_IP6_ADDRESS/128 dev $TUNDEV nodad
+i=0; routes=; out=
+while [ $i -lt ${CISCO_SPLIT_INC:-0} ]; do
+	eval "n=\$CISCO_SPLIT_INC_${i}_ADDR/\$CISCO_SPLIT_INC_${i}_MASKLEN"
+	ip route replace $n dev $TUNDEV; routes="$routes $n"; i=$((i+1))
+done
+i=0
+while [ $i -lt ${CISCO_IPV6_SPLIT_INC:-0} ]; do
+	eval "n=\$CISCO_IPV6_SPLIT_INC_${i}_ADDR/\$CISCO_IPV6_SPLIT_INC_${i}_MASKLEN"
+	ip -6 route replace $n dev $TUNDEV; routes="$routes $n"; i=$((i+1))
+done
+i=0
+while [ $i -lt ${CISCO_SPLIT_EXC:-0} ]; do eval "out=\"\$out \$CISCO_SPLIT_EXC_${i}_ADDR/\$CISCO_SPLIT_EXC_${i}_MASKLEN\""; i=$((i+1)); done
+echo "TOLD routes=$routes exclude=$out dns=$INTERNAL_IP4_DNS domain=$CISCO_DEF_DOMAIN split=$CISCO_SPLIT_DNS banner=$CISCO_BANNER"
+echo "CONNECTED $INTERNAL_IP4_ADDRESS $INTERNAL_IP6_ADDRESS $reason"
+`
+
 // openconnect connects and returns what it printed so far, and how to end it.
 func (h *host) openconnect(input string, args ...string) (log *lockedBuffer, hangUp func()) {
 	h.t.Helper()
+	log, hangUp, _ = h.startOpenconnect(input, args...)
+	return log, hangUp
+}
+
+func (h *host) startOpenconnect(input string, args ...string) (log *lockedBuffer, hangUp func(), process *os.Process) {
+	h.t.Helper()
 	script := filepath.Join(h.t.TempDir(), "script")
-	text := "#!/bin/sh\n[ \"$reason\" = connect ] || exit 0\nip link set dev $TUNDEV mtu $INTERNAL_IP4_MTU up\n" +
-		"ip addr add $INTERNAL_IP4_ADDRESS/32 dev $TUNDEV\necho CONNECTED $INTERNAL_IP4_ADDRESS\n"
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+	if err := os.WriteFile(script, []byte(openconnectScript), 0o700); err != nil {
 		h.t.Fatal(err)
 	}
 	cmd := h.command(context.Background(), append([]string{"openconnect", "--script", script, "--interface", "oc0"}, args...)...)
@@ -112,7 +138,7 @@ func (h *host) openconnect(input string, args ...string) (log *lockedBuffer, han
 		}
 	}
 	h.t.Cleanup(hangUp)
-	return log, hangUp
+	return log, hangUp, cmd.Process
 }
 
 // TestOpenconnect logs in to the gateway with Debian's openconnect: with the certificate that a phone was enrolled with, and with

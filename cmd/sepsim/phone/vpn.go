@@ -78,6 +78,7 @@ func (p *Phone) openVPN(ctx context.Context, group *VPNGroup, url string) error 
 		Device: p.opt.Device, Certificate: p.identity(), MTU: group.MTU,
 		Timeout: time.Duration(group.FailConnectTime) * time.Second,
 		Old:     p.man.maxTLS < tls.VersionTLS12 || p.man.rsaKX, Log: p.log,
+		UDP: true, DialUDP: p.dialOutside,
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			host, port, err := net.SplitHostPort(address)
 			if err != nil {
@@ -119,6 +120,15 @@ func (p *Phone) openVPN(ctx context.Context, group *VPNGroup, url string) error 
 	p.mu.Unlock()
 	p.event(StepVPN, fmt.Sprintf("tunnel to %s, address %s, MTU %d", url, gate.Address(), gate.MTU()), nil)
 	return nil
+}
+
+// dialOutside makes the outer socket of the tunnel's datagrams, from the phone's own address.
+func (p *Phone) dialOutside(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	if p.opt.Local.IsValid() {
+		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.opt.Local, 0))
+	}
+	return d.DialContext(ctx, network, address)
 }
 
 // atHome asks whether the file server answers. Phones ping it; a machine may not let an ordinary user do that, so any
