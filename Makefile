@@ -7,12 +7,19 @@ VERSION  := $(shell sed -n 's/^## \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 
 LDFLAGS  := -s -w -X ringfence/appliance.Version=$(VERSION)
 RECORD   := $(CURDIR)/build/features.tsv
 
-.PHONY: build run run-tunnel test test-unit test-e2e deps lint generate bench features clean
+.PHONY: build deb run run-tunnel test test-unit test-e2e deps lint generate bench features clean
 
 build:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ringfence ./cmd/ringfence
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/sepsim ./cmd/sepsim
+
+# The Debian package, for an ordinary Linux machine; ARCH=arm64 for the other processor.
+ARCH     ?= amd64
+deb:
+	@mkdir -p build/$(ARCH)
+	CGO_ENABLED=0 GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/$(ARCH)/ringfence ./cmd/ringfence
+	@image/deb/build build/$(ARCH)/ringfence $(VERSION) $(ARCH) build
 
 # The main job on embedded defaults: the daemon on high ports of the loopback, two simulated phones through their first
 # morning, then it keeps serving until Ctrl-C. RUNFLAGS=--once ends after the morning.

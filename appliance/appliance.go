@@ -25,6 +25,7 @@ import (
 	"ringfence/appliance/supervise"
 	"ringfence/appliance/trustadmin"
 	"ringfence/config"
+	"ringfence/internal/sdnotify"
 	"ringfence/media"
 	"ringfence/pki"
 	"ringfence/sip"
@@ -74,11 +75,41 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	o.Log.Info("ready", "took", time.Since(a.began), "version", o.Version, "state", o.StateDir)
-	<-ctx.Done()
+	a.tell(sdnotify.Ready)
+	a.heartbeat(ctx)
 	o.Log.Info("stopping")
+	a.tell(sdnotify.Stopping)
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
 	return a.supervisor.Stop(stop)
+}
+
+// tell says to the process that started us how we are; it may not listen.
+func (a *appliance) tell(messages ...string) {
+	if _, err := sdnotify.Send(messages...); err != nil {
+		a.log.Warn("parent not told", "err", err)
+	}
+}
+
+// heartbeat keeps telling the parent that all is well, where it wants to hear that, until ctx ends. A store that takes nothing
+// any more is not well: what phones and users set would be lost, and only a new start reads the file anew.
+func (a *appliance) heartbeat(ctx context.Context) {
+	every := sdnotify.Interval() / 3
+	if every <= 0 {
+		<-ctx.Done()
+		return
+	}
+	for {
+		if err := a.store.Err(); err == nil {
+			a.supervisor.Health() // hangs where the supervisor does
+			a.tell(sdnotify.Watchdog, sdnotify.Status(fmt.Sprintf("%d calls, %d VPN sessions", len(a.calls.Snapshot()), len(a.vpnSessions()))))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+	}
 }
 
 // appliance is what setup has built.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -127,7 +128,11 @@ func writeBackup(file, passphrase string, s backup.Source) (BackupInfo, error) {
 	if len(passphrase) < backup.MinPassphrase {
 		return BackupInfo{}, admin.Refuse("the passphrase has %d characters, at least %d are wanted", len(passphrase), backup.MinPassphrase)
 	}
-	if err := backup.WriteFile(file, s, passphrase); err != nil {
+	err := backup.WriteFile(file, s, passphrase)
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return BackupInfo{}, admin.Refuse("no backup was written: %v; the daemon writes it, and as a service it may write to /var/backups/ringfence", err)
+	}
+	if err != nil {
 		return BackupInfo{}, admin.Refuse("no backup was written: %v", err)
 	}
 	info, err := os.Stat(file)
