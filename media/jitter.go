@@ -29,7 +29,7 @@ type jitterSlot struct {
 
 const (
 	jitterSlots = 32
-	jitterBytes = 480 // 60 ms of G.711 or G.722
+	jitterBytes = 960 // 120 ms of G.711 or G.722, 30 ms of L16
 	jitterDepth = 3
 	jitterHigh  = jitterDepth + 3
 )

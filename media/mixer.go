@@ -273,15 +273,11 @@ func (b *Member) pull() {
 }
 
 func (b *Member) decode(kind uint8, payload []byte) {
-	switch kind {
-	case playG722:
-		b.fifo = b.decoder.Decode(b.fifo, payload)
+	if codecs[kind].sampling == 16000 {
+		b.fifo = decode(kind, &b.decoder, b.fifo, payload)
 		return
-	case playULaw:
-		b.pcm8 = codec.DecodeULaw(b.pcm8[:0], payload)
-	case playALaw:
-		b.pcm8 = codec.DecodeALaw(b.pcm8[:0], payload)
 	}
+	b.pcm8 = decode(kind, nil, b.pcm8[:0], payload)
 	b.fifo = b.up.Append(b.fifo, b.pcm8)
 }
 

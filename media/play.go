@@ -93,15 +93,17 @@ func (s *Session) CanPlay() bool {
 	return s.tx.playKind != playNothing
 }
 
-// setPlayable picks the payload type for sounds, the first that the party accepts; tx is locked.
-func (s *Session) setPlayable(formats []Format) {
-	s.tx.playKind = playNothing
+// setPlayable picks the payload type for sounds; tx is locked.
+func (s *Session) setPlayable(formats []Format) { s.tx.playKind, s.tx.playPT = playFormat(formats) }
+
+// playFormat is the first format that can be encoded here.
+func playFormat(formats []Format) (kind, pt uint8) {
 	for _, f := range formats {
-		if k := playableOf(f); k != playNothing {
-			s.tx.playKind, s.tx.playPT = k, f.PT
-			return
+		if k := playableOf(f); k != playNothing && f.PT < 128 {
+			return k, f.PT
 		}
 	}
+	return playNothing, 0
 }
 
 // tick sends the next frame to all listeners; false: nobody is left.

@@ -87,24 +87,49 @@ func (s *Session) receive(w *worker, now int64) (p packet, to *Session, buf []by
 		}
 	}
 	if rx.sink != nil {
-		payload := buf[p.offset:]
-		if buf[0]&0x20 != 0 {
-			payload = payload[:len(payload)-int(payload[len(payload)-1])] // padding, checked when the header was read
-		}
-		rx.sink.take(p, f.kind, payload, again)
+		rx.sink.take(p, f.kind, payloadOf(p, buf), again)
 		return
 	}
 	if rx.to == nil {
 		return
 	}
 	pt := rx.route[p.pt]
-	if pt == noRoute {
+	switch pt {
+	case noRoute:
 		rx.count.Unrouted++
 		return
+	case transcoded:
+		if p, buf, ok = s.transcodeLocked(w, p, f, buf); !ok {
+			rx.count.Unrouted++
+			return
+		}
+		return p, rx.to, buf, again, false
 	}
 	padding = buf[0]&0x20 != 0
 	p.pt = pt
 	return p, rx.to, buf, again, padding
+}
+
+// payloadOf is the payload of a packet without its padding, which was checked when the header was read.
+func payloadOf(p packet, buf []byte) []byte {
+	payload := buf[p.offset:]
+	if buf[0]&0x20 != 0 {
+		payload = payload[:len(payload)-int(payload[len(payload)-1])]
+	}
+	return payload
+}
+
+// transcodeLocked puts the payload into the codec of the other party; rx is locked.
+func (s *Session) transcodeLocked(w *worker, p packet, f formatEntry, buf []byte) (packet, []byte, bool) {
+	t := s.rx.trans
+	// The packet may lie in the buffer that is written to; it has been decoded by then.
+	out, ok := t.work(w.mem.in[:rtpHeaderLen], f.kind, payloadOf(p, buf))
+	if !ok || len(out) == rtpHeaderLen || len(out) > bufferSize {
+		return p, nil, false
+	}
+	p.timestamp = t.time(p.timestamp, f.rate, codecs[t.to].rate)
+	p.pt, p.offset = t.pt, rtpHeaderLen
+	return p, out, true
 }
 
 // unprotectLocked decrypts a packet; rx is locked. The plain text goes to another buffer, since a failed attempt may spoil

@@ -70,6 +70,7 @@ type Session struct {
 	peer   *Session
 	player *Player
 	member *Member
+	gain   int32
 	closed bool
 
 	rx struct {
@@ -87,7 +88,8 @@ type Session struct {
 
 		sink  *Member // where packets go instead of to another session
 		to    *Session
-		route [128]uint8 // our number to that of to, 0xff for none
+		route [128]uint8 // our number to that of to, or noRoute, or transcoded
+		trans *transcoder
 
 		stream    receiver
 		rate      uint32 // RTP clock of the last packet
@@ -138,7 +140,7 @@ const rekeyGrace = int64(time.Second)
 
 // NewSession opens the ports of a stream. Nothing is sent or taken before SetRemote.
 func (e *Engine) NewSession(o SessionOptions) (*Session, error) {
-	s := &Session{engine: e, log: e.log}
+	s := &Session{engine: e, log: e.log, gain: unity}
 	if o.Label != "" {
 		s.log = s.log.With("call", o.Label)
 	}
@@ -357,31 +359,51 @@ func (s *Session) partLocked() {
 	}
 }
 
-// link computes which payload types of a go to b under which number. It is called with engine.control held.
+// link computes which payload types of a go to b under which number: as they are where both have the codec, else transcoded where
+// that is possible. It is called with engine.control held.
 func link(a, b *Session) {
 	var route [128]uint8
 	for i := range route {
 		route[i] = noRoute
 	}
+	to, pt := playFormat(b.remote.Send)
 	for _, list := range [][]Format{a.remote.Send, a.remote.Receive} { // our own numbers last, they count most
 		for _, f := range list {
 			if f.PT >= 128 {
 				continue
 			}
+			kind := playableOf(f)
+			if a.gain != unity && kind != playNothing && to != playNothing {
+				route[f.PT] = transcoded
+				continue
+			}
+			direct := noRoute
 			for _, g := range b.remote.Send {
 				if f.same(g) {
-					route[f.PT] = g.PT
+					direct = g.PT
 					break
 				}
+			}
+			switch {
+			case direct != noRoute:
+				route[f.PT] = direct
+			case kind != playNothing && to != playNothing:
+				route[f.PT] = transcoded
 			}
 		}
 	}
 	a.rx.Lock()
+	defer a.rx.Unlock()
 	a.rx.to, a.rx.route = b, route
-	a.rx.Unlock()
+	if t := a.rx.trans; to != playNothing && (t == nil || t.to != to || t.pt != pt || t.gain != a.gain) {
+		a.rx.trans = newTranscoder(to, pt, a.gain)
+	}
 }
 
-const noRoute = 0xff
+const (
+	noRoute    uint8 = 0xff
+	transcoded uint8 = 0xfe
+)
 
 // Close ends the stream and frees its ports. It may be called again.
 func (s *Session) Close() {

@@ -56,7 +56,7 @@ type band struct {
 	a1, a2 int32    // poles
 	r1, r2 int32    // reconstructed signal, one and two samples ago
 	p1, p2 int32    // partially reconstructed signal, one and two samples ago
-	d      [6]int32 // quantized differences, the latest first
+	d      [6]int32 // quantized differences, doubled and saturated, the latest first
 	b      [6]int32 // zeros
 }
 
@@ -73,58 +73,57 @@ func (x *band) scaleFactor(weight, limit int32, shift int32) {
 }
 
 // update adapts the predictor to a quantized difference (blocks RECONS, PARREC, UPPOL1, UPPOL2, UPZERO, FILTEZ, FILTEP,
-// PREDIC).
+// PREDIC). It is most of what the codec costs, so it has no branches and saturates only where a value can leave its range:
+// a sign is a mask of all ones or none, and (v ^ m) - m is v or, for a mask of ones, -v.
 func (x *band) update(d int32) {
 	r, p := saturate(x.s+d), saturate(x.sz+d)
+	m1, m2 := (p^x.p1)>>31, (p^x.p2)>>31
 
-	// Second pole, limited to ±0.75.
-	same := func(a, b int32) bool { return (a < 0) == (b < 0) }
-	w := saturate(x.a1 << 2)
-	if same(p, x.p1) {
-		w = max(-w, -32768)
-		w = min(w, 32767)
-	}
-	a2 := w >> 7
-	if same(p, x.p2) {
-		a2 += 128
-	} else {
-		a2 -= 128
-	}
-	a2 = min(max(a2+x.a2*32512>>15, -12288), 12288)
+	// Second pole, limited to ±0.75. The first one counts against it where the signs are equal.
+	w := min((saturate(x.a1<<2)^^m1)-^m1, 32767)
+	a2 := min(max(w>>7+(128^m2)-m2+x.a2*32512>>15, -12288), 12288)
 
 	// First pole, limited by the second.
-	a1 := int32(-192)
-	if same(p, x.p1) {
-		a1 = 192
-	}
-	a1 = saturate(a1 + x.a1*32640>>15)
-	limit := saturate(15360 - a2)
-	a1 = min(max(a1, -limit), limit)
+	limit := 15360 - a2
+	a1 := min(max((192^m1)-m1+x.a1*32640>>15, -limit), limit)
 
-	// Zeros move by the sign of the difference against those before.
-	step := int32(0)
-	if d != 0 {
-		step = 128
+	// Zeros move by the sign of the difference against those before, and leak so much that they stay within 16 bits. The
+	// differences move on by one, the last first; what the zeros predict is summed up on the way.
+	step := int32(128)
+	if d == 0 {
+		step = 0
 	}
-	for i := range x.b {
-		move := -step
-		if same(d, x.d[i]) {
-			move = step
-		}
-		x.b[i] = saturate(move + x.b[i]*32640>>15)
-	}
-	copy(x.d[1:], x.d[:5])
-	x.d[0] = d
+	sign, sz := d>>31, int32(0)
+	n5 := sign ^ x.d[5]>>31
+	b5 := (step ^ n5) - n5 + x.b[5]*32640>>15
+	x.b[5], x.d[5] = b5, x.d[4]
+	sz += x.d[5] * b5 >> 15
+	n4 := sign ^ x.d[4]>>31
+	b4 := (step ^ n4) - n4 + x.b[4]*32640>>15
+	x.b[4], x.d[4] = b4, x.d[3]
+	sz += x.d[4] * b4 >> 15
+	n3 := sign ^ x.d[3]>>31
+	b3 := (step ^ n3) - n3 + x.b[3]*32640>>15
+	x.b[3], x.d[3] = b3, x.d[2]
+	sz += x.d[3] * b3 >> 15
+	n2 := sign ^ x.d[2]>>31
+	b2 := (step ^ n2) - n2 + x.b[2]*32640>>15
+	x.b[2], x.d[2] = b2, x.d[1]
+	sz += x.d[2] * b2 >> 15
+	n1 := sign ^ x.d[1]>>31
+	b1 := (step ^ n1) - n1 + x.b[1]*32640>>15
+	x.b[1], x.d[1] = b1, x.d[0]
+	sz += x.d[1] * b1 >> 15
+	n0 := sign ^ x.d[0]>>31
+	b0 := (step ^ n0) - n0 + x.b[0]*32640>>15
+	x.b[0], x.d[0] = b0, saturate(d+d)
+	sz += x.d[0] * b0 >> 15
 
 	// Prediction of the next sample.
+	sp := saturate(saturate(r+r)*a1>>15 + saturate(x.r1+x.r1)*a2>>15)
 	x.r2, x.r1 = x.r1, r
 	x.p2, x.p1 = x.p1, p
 	x.a1, x.a2 = a1, a2
-	sp := saturate(saturate(r+r)*a1>>15 + saturate(x.r2+x.r2)*a2>>15)
-	sz := int32(0)
-	for i := 5; i >= 0; i-- {
-		sz += saturate(x.d[i]+x.d[i]) * x.b[i] >> 15
-	}
 	x.sz = saturate(sz)
 	x.s = saturate(sp + x.sz)
 }
@@ -145,13 +144,27 @@ func (x *band) high(code byte) int32 {
 // G722Encoder turns 16 kHz samples into octets. The zero value is not ready; use NewG722Encoder.
 type G722Encoder struct {
 	lower, upper band
-	history      [24]int32
+	past         [qmfPast]int32
 }
 
 // G722Decoder turns octets into 16 kHz samples.
 type G722Decoder struct {
 	lower, upper band
-	history      [24]int32
+	past         [qmfPast]int32
+}
+
+const (
+	qmfPast  = 22  // samples that the filter bank remembers
+	qmfBlock = 320 // samples handled at once
+)
+
+// filter is the filter bank at one place: the sums over the even and the odd samples of its window.
+func filter(h *[24]int32) (a, b int32) {
+	a = h[0]*filterBank[0] + h[2]*filterBank[1] + h[4]*filterBank[2] + h[6]*filterBank[3] + h[8]*filterBank[4] + h[10]*filterBank[5] +
+		h[12]*filterBank[6] + h[14]*filterBank[7] + h[16]*filterBank[8] + h[18]*filterBank[9] + h[20]*filterBank[10] + h[22]*filterBank[11]
+	b = h[1]*filterBank[11] + h[3]*filterBank[10] + h[5]*filterBank[9] + h[7]*filterBank[8] + h[9]*filterBank[7] + h[11]*filterBank[6] +
+		h[13]*filterBank[5] + h[15]*filterBank[4] + h[17]*filterBank[3] + h[19]*filterBank[2] + h[21]*filterBank[1] + h[23]*filterBank[0]
+	return a, b
 }
 
 // NewG722Encoder returns an encoder in its reset state.
@@ -162,39 +175,49 @@ func NewG722Decoder() *G722Decoder { return &G722Decoder{lower: band{det: 32}, u
 
 // Encode appends the octets of pcm to dst, one for two samples; a single last sample is dropped.
 func (e *G722Encoder) Encode(dst []byte, pcm []int16) []byte {
-	for ; len(pcm) >= 2; pcm = pcm[2:] {
-		copy(e.history[:22], e.history[2:])
-		e.history[22], e.history[23] = int32(pcm[0]), int32(pcm[1])
-		var even, odd int32
-		for i, c := range filterBank {
-			odd += e.history[2*i] * c
-			even += e.history[2*i+1] * filterBank[11-i]
+	var window [qmfPast + qmfBlock]int32
+	for len(pcm) >= 2 {
+		n := min(len(pcm)&^1, qmfBlock)
+		copy(window[:], e.past[:])
+		for i, s := range pcm[:n] {
+			window[qmfPast+i] = int32(s)
 		}
-		xl, xh := (even+odd)>>14, (even-odd)>>14
+		for i := 0; i < n; i += 2 {
+			odd, even := filter((*[24]int32)(window[i:]))
+			xl, xh := (even+odd)>>14, (even-odd)>>14
 
-		low := quantizeLow(saturate(xl-e.lower.s), e.lower.det)
-		e.lower.low(low >> 2)
-		high := quantizeHigh(saturate(xh-e.upper.s), e.upper.det)
-		e.upper.update(e.upper.high(high))
-		dst = append(dst, high<<6|low)
+			low := quantizeLow(saturate(xl-e.lower.s), e.lower.det)
+			e.lower.low(low >> 2)
+			high := quantizeHigh(saturate(xh-e.upper.s), e.upper.det)
+			e.upper.update(e.upper.high(high))
+			dst = append(dst, high<<6|low)
+		}
+		copy(e.past[:], window[n:])
+		pcm = pcm[n:]
 	}
 	return dst
 }
 
-// quantizeLow is block QUANTL: the magnitude is compared with scaled decision levels.
+// levelOf is the number of the highest decision level that a ratio of magnitude and scale factor reaches.
+var levelOf [2920]uint8
+
+func init() {
+	for level, from := range lowDecision {
+		for i := int(from); i < len(levelOf); i++ {
+			levelOf[i] = uint8(level)
+		}
+	}
+}
+
+// quantizeLow is block QUANTL: the magnitude is compared with the decision levels times the scale factor. One division takes the
+// place of the comparisons: magnitude >= level*det>>12 is the same as level <= ((magnitude+1)<<12-1)/det.
 func quantizeLow(d, det int32) byte {
-	magnitude := d
+	magnitude := uint32(d^d>>31) & 0x7fff
+	level := levelOf[min(((magnitude+1)<<12-1)/uint32(max(det, 1)), uint32(len(levelOf)-1))]
 	if d < 0 {
-		magnitude = ^d & 0x7fff
+		return lowNegative[level+1]
 	}
-	i := 1
-	for i < 30 && magnitude >= lowDecision[i]*det>>12 {
-		i++
-	}
-	if d < 0 {
-		return lowNegative[i]
-	}
-	return lowPositive[i]
+	return lowPositive[level+1]
 }
 
 // quantizeHigh is block QUANTH with its single level.
@@ -217,23 +240,25 @@ func quantizeHigh(d, det int32) byte {
 
 // Decode appends the samples of octets to dst, two for each.
 func (g *G722Decoder) Decode(dst []int16, octets []byte) []int16 {
-	for _, o := range octets {
-		low, high := o&0x3f, o>>6
-		// The signal is limited to 15 bits in each band (blocks LIMIT).
-		rl := min(max(g.lower.s+g.lower.det*low6[low]>>15, -16384), 16383)
-		g.lower.low(low >> 2)
-		dh := g.upper.high(high)
-		rh := min(max(dh+g.upper.s, -16384), 16383)
-		g.upper.update(dh)
+	var window [qmfPast + qmfBlock]int32
+	for len(octets) > 0 {
+		n := min(len(octets), qmfBlock/2)
+		copy(window[:], g.past[:])
+		for i, o := range octets[:n] {
+			low, high := o&0x3f, o>>6
+			// The signal is limited to 15 bits in each band (blocks LIMIT).
+			rl := min(max(g.lower.s+g.lower.det*low6[low]>>15, -16384), 16383)
+			g.lower.low(low >> 2)
+			dh := g.upper.high(high)
+			rh := min(max(dh+g.upper.s, -16384), 16383)
+			g.upper.update(dh)
 
-		copy(g.history[:22], g.history[2:])
-		g.history[22], g.history[23] = rl+rh, rl-rh
-		var first, second int32
-		for i, c := range filterBank {
-			second += g.history[2*i] * c
-			first += g.history[2*i+1] * filterBank[11-i]
+			window[qmfPast+2*i], window[qmfPast+2*i+1] = rl+rh, rl-rh
+			second, first := filter((*[24]int32)(window[2*i:]))
+			dst = append(dst, int16(saturate(first>>11)), int16(saturate(second>>11)))
 		}
-		dst = append(dst, int16(saturate(first>>11)), int16(saturate(second>>11)))
+		copy(g.past[:], window[2*n:])
+		octets = octets[n:]
 	}
 	return dst
 }

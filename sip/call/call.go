@@ -181,7 +181,7 @@ func (c *Call) ringLine(line *plan.Line, limit time.Duration) {
 	use := c.m.useLine(line.Number)
 	use.legs++ // held by this function, so that a phone that fails at once does not end it
 	codecs, ptime := c.codecs()
-	spec := inviteSpec{codecs: codecs, ptime: ptime, diversions: c.decision.Diversions, autoAnswer: c.decision.Attr.AutoAnswer}
+	spec := inviteSpec{codecs: codecs, more: c.more(codecs), ptime: ptime, diversions: c.decision.Diversions, autoAnswer: c.decision.Attr.AutoAnswer}
 	if c.hunt != nil {
 		spec.callInfo = c.hunt.pilot
 	}
@@ -223,6 +223,32 @@ func (c *Call) drop(l *Leg) {
 		return
 	}
 	l.finish()
+}
+
+// more are the codecs that a callee is offered once it has refused those of codecs: what these can be turned into.
+func (c *Call) more(common []sdp.Codec) []sdp.Codec {
+	wide := sdp.Common(sdp.WithTranscodable(common), c.m.opt.Codecs)
+	if len(wide) == len(common) {
+		return nil
+	}
+	return wide
+}
+
+// agree prepares the answer to a waiting caller, in the callee's codec or in one that it can be turned into.
+func (c *Call) agree(a sdp.Agreed) (body []byte, err error) {
+	for i, codec := range first(a.Codec, c.m.opt.Codecs) {
+		if i > 0 && !sdp.Bridges(a.Codec, codec) {
+			continue
+		}
+		b, err2 := c.caller.prepare(codec, a.PTime)
+		if err2 == nil {
+			return b, nil
+		}
+		if i == 0 {
+			err = err2
+		}
+	}
+	return nil, err
 }
 
 // codecs are those that a callee is offered: what the caller can, in our order, or for a caller that talks already the codec it
@@ -356,7 +382,7 @@ func (c *Call) answered(l *Leg) {
 		c.join()
 		return
 	}
-	body, err := c.caller.prepare(a.Codec, a.PTime)
+	body, err := c.agree(a)
 	if err != nil {
 		c.log.Info("caller's offer cannot be used", "line", c.caller.Line.Number, "err", err)
 		c.note(c.caller, "call refused: "+err.Error(), true)
@@ -388,7 +414,8 @@ func (c *Call) join() {
 }
 
 // reconcile asks one party for a codec of the other, where they differ: first the one that is known to have it, else the callee
-// with everything, and then the caller for what the callee has chosen. Parties that cannot hear each other are released.
+// with everything, and then the caller for what the callee has chosen. If that does not help, codecs that can be turned into each
+// other are; parties that cannot hear each other then are released.
 func (c *Call) reconcile() {
 	a, b := c.caller, c.callee
 	if a == nil || b == nil || a.asking() || b.asking() {
@@ -416,6 +443,10 @@ func (c *Call) reconcile() {
 	case 3:
 		b.Reoffer([]sdp.Codec{x.Codec})
 	default:
+		if sdp.Bridges(x.Codec, y.Codec) {
+			c.attempts = 3 // asked for often enough
+			return
+		}
 		c.log.Info("call ends: parties have no codec in common", "line", a.Line.Number, "err", x.Codec.String()+" and "+y.Codec.String())
 		a.Hangup()
 		b.Hangup()

@@ -287,6 +287,42 @@ func TestOfferlessInvite(t *testing.T) {
 	})
 }
 
+// TestPartiesWithoutACommonCodec: the phone is asked with the caller's codecs first, then with those that can be turned into one of
+// them; the caller keeps its own.
+func TestPartiesWithoutACommonCodec(t *testing.T) {
+	for _, transport := range []string{"TCP", "TLS"} {
+		t.Run(transport, func(t *testing.T) {
+			scene(t, func(t *testing.T, w *calltest.World) {
+				ada := w.Phone("301", transport, func(p *calltest.Phone) { p.Codecs = []sdp.Codec{sdp.PCMA, sdp.G729} })
+				w.Phone("302", transport, func(p *calltest.Phone) { p.Codecs = []sdp.Codec{sdp.G722} })
+				c := ada.Call("302")
+				after(5 * time.Second)
+				status(t, c, 200)
+				i := w.Manager.Snapshot()
+				if len(i) != 1 || i[0].State != "talking" || i[0].Legs[0].Codec != "PCMA" || i[0].Legs[1].Codec != "G722" {
+					t.Errorf("%+v", i)
+				}
+				if i[0].Legs[0].Secure != (transport == "TLS") || i[0].Legs[1].Secure != (transport == "TLS") {
+					t.Error("encryption was given up for the codec")
+				}
+				if got := len(w.Find("302 < INVITE")); got != 2 {
+					t.Errorf("%d INVITEs, want 2", got)
+				}
+				// A hold and what follows must not begin to ask for codecs.
+				c.Hold("")
+				after(time.Second)
+				c.Resume()
+				after(5 * time.Second)
+				if i := w.Manager.Snapshot(); len(i) != 1 || i[0].State != "talking" {
+					t.Errorf("after a hold: %+v", i)
+				}
+				c.Bye()
+				settle()
+			})
+		})
+	}
+}
+
 func TestEarlyMedia(t *testing.T) {
 	scene(t, func(t *testing.T, w *calltest.World) {
 		ada := w.Phone("301", "TCP")

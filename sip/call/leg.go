@@ -120,6 +120,7 @@ type Leg struct {
 type inviteSpec struct {
 	binding    *registrar.Binding
 	codecs     []sdp.Codec
+	more       []sdp.Codec // once the phone has refused codecs; nil if there are no others
 	ptime      int
 	diversions []plan.Diversion
 	callInfo   []cisco.Param

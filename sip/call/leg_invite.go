@@ -225,7 +225,7 @@ func (l *Leg) invited(res *sip.Response, err error) {
 			f.target = u.User
 		}
 		l.fails(f)
-	case res.StatusCode == 488 && l.tryPlain():
+	case res.StatusCode == 488 && (l.tryMore() || l.tryPlain()):
 	default:
 		l.logRefusal(res)
 		l.fails(failure{cause: causeOf(res.StatusCode), code: res.StatusCode})
@@ -267,6 +267,19 @@ func (l *Leg) tryPlain() bool {
 		return false
 	}
 	l.plain = true
+	return l.again()
+}
+
+// tryMore asks again with all codecs that can be turned into one of the caller's.
+func (l *Leg) tryMore() bool {
+	if l.state == ending || l.spec.more == nil {
+		return false
+	}
+	l.spec.codecs, l.spec.more = l.spec.more, nil
+	return l.again()
+}
+
+func (l *Leg) again() bool {
 	l.neg.Reject()
 	l.m.removeDialog(l)
 	l.d.End()

@@ -107,10 +107,11 @@ func (c *Call) pickedUp(l *Leg, line *plan.Line) error {
 		common = sdp.Common(common, l.can)
 	}
 	theirs, _ := c.codecs()
-	if common = sdp.Common(theirs, common); len(common) == 0 {
+	their, our, ok := pairOf(theirs, common)
+	if !ok {
 		return sdp.ErrNoCodec
 	}
-	body, err := l.prepare(common[0], 0)
+	body, err := l.prepare(our, 0)
 	if err != nil {
 		return err
 	}
@@ -127,7 +128,7 @@ func (c *Call) pickedUp(l *Leg, line *plan.Line) error {
 		c.join()
 		return nil
 	}
-	body2, err := c.caller.prepare(common[0], 0)
+	body2, err := c.caller.prepare(their, 0)
 	if err != nil {
 		c.callee = nil
 		l.reject(488)
@@ -142,4 +143,19 @@ func (c *Call) pickedUp(l *Leg, line *plan.Line) error {
 	l.Show(l.peer, min(c.caller.level(), l.level()))
 	c.log.Info("call picked up", "line", l.Line.Number, "phone", l.Device, "took", time.Since(c.started))
 	return nil
+}
+
+// pairOf finds codecs for two parties: one that both have, else two that can be turned into each other.
+func pairOf(a, b []sdp.Codec) (x, y sdp.Codec, ok bool) {
+	if common := sdp.Common(a, b); len(common) > 0 {
+		return common[0], common[0], true
+	}
+	for _, x := range a {
+		for _, y := range b {
+			if sdp.Bridges(x, y) {
+				return x, y, true
+			}
+		}
+	}
+	return x, y, false
 }

@@ -39,6 +39,28 @@ var (
 // DefaultCodecs are offered to a leg when nobody has said yet what its partner can do.
 func DefaultCodecs() []Codec { return []Codec{G722, PCMU, PCMA, G729} }
 
+// Transcodable are the codecs that can be turned into each other here, preferred first.
+func Transcodable() []Codec { return []Codec{G722, PCMU, PCMA} }
+
+// Bridges tells whether parties that use these two can hear each other: the codec is the same, or can be turned into the other.
+func Bridges(a, b Codec) bool {
+	return a == b || slices.Contains(Transcodable(), a) && slices.Contains(Transcodable(), b)
+}
+
+// WithTranscodable appends to a list all codecs that can be turned into one of it.
+func WithTranscodable(list []Codec) []Codec {
+	out := slices.Clone(list)
+	if !slices.ContainsFunc(list, func(c Codec) bool { return slices.Contains(Transcodable(), c) }) {
+		return out
+	}
+	for _, c := range Transcodable() {
+		if !slices.Contains(out, c) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
 // codecInfo is how a codec is written. Dynamic numbers are those that Cisco phones use themselves.
 type codecInfo struct {
 	pt       uint8

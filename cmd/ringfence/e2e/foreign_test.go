@@ -211,6 +211,10 @@ func TestOpenconnect(t *testing.T) {
 // hears himself if both directions work; else it says a tone of 1500 Hz. (Its bridge device, which makes the echo, often sends nothing
 // after a call of its own was ringing for a while.)
 func (h *host) baresip(d *daemon, transport string, echo bool) {
+	h.baresipWith(d, transport, "PCMU/8000/1", echo)
+}
+
+func (h *host) baresipWith(d *daemon, transport, codec string, echo bool) {
 	t := h.t
 	t.Helper()
 	dir := t.TempDir()
@@ -227,6 +231,7 @@ func (h *host) baresip(d *daemon, transport string, echo bool) {
 	write("config", `sip_listen 198.51.100.2:5070
 module_path /usr/lib/baresip/modules
 module g711.so
+module g722.so
 module aubridge.so
 module aufile.so
 module_app account.so
@@ -234,7 +239,7 @@ module_app menu.so
 module_app ctrl_tcp.so
 ctrl_tcp_listen 198.51.100.2:4444
 `+audio)
-	write("accounts", fmt.Sprintf("<sip:303@%s;transport=%s>;auth_user=303;auth_pass=%s;answermode=auto;regint=120;audio_codecs=PCMU/8000/1\n", d.site.Address, transport, cleoPassword))
+	write("accounts", fmt.Sprintf("<sip:303@%s;transport=%s>;auth_user=303;auth_pass=%s;answermode=auto;regint=120;audio_codecs=%s\n", d.site.Address, transport, cleoPassword, codec))
 	write("contacts", "")
 	cmd := h.command(context.Background(), "baresip", "-f", dir)
 	stdin, err := cmd.StdinPipe()

@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"ringfence/cmd/sepsim/phone"
+	"ringfence/internal/feature"
+)
+
+// TestPhonesWithoutACommonCodec: a phone with A-law alone calls Debian's baresip, which has another codec alone and echoes what
+// it has decoded. The appliance translates both ways, so the caller hears the tone that it says; with SRTP on its own leg.
+func TestPhonesWithoutACommonCodec(t *testing.T) {
+	feature.Proves(t, "CAL-6")
+	d := newDaemon(t, morning)
+	ada := d.newPhone("SEP001122AA0001", "8851", 1, func(o *phone.Options) { o.Codecs = []string{"PCMA"} })
+	d.ready(ada)
+	h := newHost(t)
+	for _, codec := range []string{"G722/16000/1", "PCMU/8000/1"} {
+		t.Run(codec, func(t *testing.T) {
+			(&host{t, h.pid}).baresipWith(d, "tcp", codec, true)
+			c, err := ada.Call(within(t, 10*time.Second), "303")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx := within(t, 20*time.Second)
+			if err := c.WaitState(ctx, phone.Connected); err != nil {
+				t.Fatal(err)
+			}
+			c.SetTone(600)
+			// The echo has gaps of its own when the machine is busy, so the tone need not be all that is heard.
+			eventually(t, 20*time.Second, "ada hears the echo", func() bool {
+				a := c.Audio()
+				return math.Abs(a.Hz-600) < 6 && a.Share > 0.5
+			})
+			if a := c.Audio(); a.Codec != "PCMA" || a.Suite == "" {
+				t.Errorf("ada's audio is %v", a)
+			}
+			var calls []struct {
+				Legs []struct {
+					Codec string `json:"codec"`
+				} `json:"legs"`
+			}
+			d.json(&calls, "call", "list")
+			want := map[string]string{"G722/16000/1": "G722", "PCMU/8000/1": "PCMU"}[codec]
+			if len(calls) != 1 || len(calls[0].Legs) != 2 || calls[0].Legs[0].Codec != "PCMA" || calls[0].Legs[1].Codec != want {
+				t.Errorf("call list says %+v, want PCMA and %s", calls, want)
+			}
+			if err := c.Hangup(ctx); err != nil {
+				t.Fatal(err)
+			}
+			over(t, c)
+			d.quiet()
+		})
+	}
+	unharmed(t, ada)
+}
