@@ -243,7 +243,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		Trust:     a.trust.Provision(),
 		AuthMode:  a.enrolment.AuthMode,
 		State:     a.store, Local: a.local, Note: note, Log: a.log,
-		Fetched: func(string) { a.trust.Nudge() }, Believes: a.trust.Believes,
+		Fetched: func(string) { a.trust.Nudge() }, Believes: a.trust.Believes, Appliances: callServers,
 	}); err != nil {
 		return err
 	}

@@ -322,12 +322,11 @@ func (a *appliance) described(device string) string {
 	for _, l := range a.doc().LinesOf(device) {
 		words = append(words, string(l.Number), l.Label, declared{a.doc()}.name(l))
 	}
-	for _, b := range a.sip.Registrar().Device(device) {
-		words = append(words, b.Load, b.UserAgent)
-		if b.Flow != nil {
-			words = append(words, b.Flow.Remote().Addr().String())
+	if all := a.sip.Registrar().Device(device); len(all) > 0 {
+		words = append(words, all[0].Load, all[0].UserAgent)
+		if f := all[0].Flow; f != nil {
+			words = append(words, f.Remote().Addr().String())
 		}
-		break
 	}
 	return strings.Join(words, "\n")
 }

@@ -256,7 +256,7 @@ func (a *appliance) metrics() *admin.Metrics {
 	count("ringfence_sip_call_calls", "Calls at this moment.", func() int { return len(a.calls.Snapshot()) })
 	count("ringfence_vpn_session_sessions", "VPN sessions, connected or waiting to come back.", func() int { return len(a.vpnSessions()) })
 	m.Gauges("ringfence_phone_stand_devices", "Declared phones by where they stand.", "state", func() []admin.Sample {
-		n := map[string]float64{phone.StateUnseen: 0, phone.StateBooting: 0, phone.StateStuck: 0, phone.StateRegistered: 0}
+		n := map[string]float64{phone.StateUnseen: 0, phone.StateBooting: 0, phone.StateStuck: 0, phone.StateAway: 0, phone.StateRegistered: 0}
 		for i := range a.doc().Phones {
 			n[a.recorder.Stand(a.doc().Phones[i].Device).State]++
 		}

@@ -183,12 +183,12 @@ type WatcherInfo struct {
 	Expires   time.Time `json:"expires,omitzero"`
 }
 
-// watchers lists who watches what; by "" or for a number or a device.
+// watchers lists who watches what: all, who watches a number, or what a device watches.
 func (a *appliance) watchers(of string) []WatcherInfo {
 	out := []WatcherInfo{}
 	for _, w := range a.sip.Watchers() {
 		device := a.sip.State().DeviceOf(w.Watcher)
-		if of != "" && of != w.Number && of != device && of != w.Watcher {
+		if of != "" && of != w.Number && of != device {
 			continue
 		}
 		i := WatcherInfo{Number: w.Number, Watcher: w.Watcher, By: w.Event, Confirmed: w.Shown != "" && w.Shown == w.Acknowledged, Expires: w.Expires}

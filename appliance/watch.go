@@ -3,6 +3,9 @@ package appliance
 import (
 	"fmt"
 	"strings"
+
+	"ringfence/appliance/provision/phonefile"
+	"ringfence/config"
 )
 
 // What the state of lines takes from the configuration and from the rest of the appliance.
@@ -84,4 +87,16 @@ func yesNo(b bool) string {
 		return "yes"
 	}
 	return "no"
+}
+
+// callServers are the appliances that phones are told to use, the preferred one first; nil is this one alone. The others listen on
+// the same ports.
+func callServers(d *config.Document) []phonefile.Appliance {
+	var out []phonefile.Appliance
+	for _, address := range d.Site.Appliances {
+		x := phonefile.FromNode(d.Node)
+		x.Address = address
+		out = append(out, x)
+	}
+	return out
 }

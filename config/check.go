@@ -207,6 +207,7 @@ func (c *checker) site() {
 			c.bad(path, "an IANA name like Europe/Berlin, America/New_York or UTC", "there is no time zone %q", clip(name))
 		}
 	}
+	c.appliances()
 	zone("site.time_zone", c.d.Site.TimeZone)
 	for i, s := range c.d.Schedules {
 		zone(fmt.Sprintf("schedules[%d].zone", i), s.Zone)

@@ -96,6 +96,7 @@ func TestChecks(t *testing.T) {
 		{"watcher missing", "park_lot: lot", `park_lot: lot, watched_by: ["302", "314"]`, "no line 314", "did you mean 3"},
 		{"everybody and one more", "park_lot: lot", `park_lot: lot, watched_by: [all, "302"]`, "all stands beside others", "alone"},
 		{"watcher that is a word", "park_lot: lot", `park_lot: lot, watched_by: [everybody]`, `"everybody" is no watched_by`, ""},
+		{"appliance that is not this one", "{time_zone: Europe/Berlin}", "{time_zone: Europe/Berlin, appliances: [192.0.2.77, 192.0.2.78]}", "is none of 192.0.2.77, 192.0.2.78", "add "},
 		{"group missing", "then: \"group:370\"", "then: \"group:372\"", "no group 372", "did you mean 37"},
 		{"mailbox missing", "on_no_answer: voicemail:311", "on_no_answer: voicemail:315", "no line 315", "did you mean 3"},
 		{"schedule missing", "when: open", "when: opn", "no schedule opn", "did you mean open?"},

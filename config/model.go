@@ -76,12 +76,13 @@ type Tunnel struct {
 
 // Site is what all phones and users have in common.
 type Site struct {
-	Name     string `yaml:"name" default:"Ringfence" max:"64" doc:"Shown at the top of screens and in certificates as organisation."`
-	Domain   string `yaml:"domain" default:"ringfence.invalid" pattern:"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})(\\.[A-Za-z0-9_-]{1,63})*$" want:"a domain like pbx.example.net" doc:"SIP domain and digest realm. Changing it changes what phones hash passwords with."`
-	TimeZone string `yaml:"time_zone" default:"UTC" doc:"IANA name of the zone of phones and schedules."`
-	Language string `yaml:"language" default:"en" enum:"en,de" doc:"Language of texts: en or de."`
-	Date     string `yaml:"date_template" default:"D.M.Y" pattern:"^(D[-/.]M|M[-/.]D)[-/.]YY?A?$" want:"a layout like D.M.Y, M/D/YYA or D-M-YY" doc:"Date layout on phones: D and M in either order, separator / - or ., Y or YY, a trailing A for the 12 hour clock."`
-	NTP      []Host `yaml:"ntp" doc:"Time servers that phones use; this appliance's address when empty."`
+	Name       string       `yaml:"name" default:"Ringfence" max:"64" doc:"Shown at the top of screens and in certificates as organisation."`
+	Domain     string       `yaml:"domain" default:"ringfence.invalid" pattern:"^[A-Za-z0-9]([A-Za-z0-9_-]{0,62})(\\.[A-Za-z0-9_-]{1,63})*$" want:"a domain like pbx.example.net" doc:"SIP domain and digest realm. Changing it changes what phones hash passwords with."`
+	TimeZone   string       `yaml:"time_zone" default:"UTC" doc:"IANA name of the zone of phones and schedules."`
+	Language   string       `yaml:"language" default:"en" enum:"en,de" doc:"Language of texts: en or de."`
+	Date       string       `yaml:"date_template" default:"D.M.Y" pattern:"^(D[-/.]M|M[-/.]D)[-/.]YY?A?$" want:"a layout like D.M.Y, M/D/YYA or D-M-YY" doc:"Date layout on phones: D and M in either order, separator / - or ., Y or YY, a trailing A for the 12 hour clock."`
+	Appliances []netip.Addr `yaml:"appliances" doc:"Addresses of the appliances that phones use, the preferred one first, at most 5; node.address of each is one of them. This appliance alone when empty."`
+	NTP        []Host       `yaml:"ntp" doc:"Time servers that phones use; this appliance's address when empty."`
 }
 
 // SIP holds what the PBX needs besides users and lines.

@@ -48,7 +48,7 @@ type PhoneInfo struct {
 	Model        string            `json:"model,omitempty"`
 	Label        string            `json:"label,omitempty"`
 	Security     string            `json:"security,omitempty"` // encrypted or nonsecure
-	State        string            `json:"state"`              // unseen, waiting, booting, stuck, registered
+	State        string            `json:"state"`              // unseen, waiting, booting, stuck, away, registered
 	Lines        []PhoneLine       `json:"lines"`
 	Registration *RegistrationInfo `json:"registration,omitempty"`
 	LSC          *CertInfo         `json:"lsc,omitempty"`

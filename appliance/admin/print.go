@@ -253,7 +253,7 @@ func printStand(w io.Writer, s *phone.Stand) {
 			word = "waiting"
 		case phone.StateUnseen:
 			word = "not seen"
-		case phone.StateRegistered, phone.StateBooting:
+		case phone.StateRegistered, phone.StateBooting, phone.StateAway:
 			word = "note"
 		}
 		fmt.Fprintf(w, "\n%s: %s\nto do: %s\n", word, a.What, a.Do)

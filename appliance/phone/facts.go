@@ -22,6 +22,9 @@ var (
 	refusedText    = regexp.MustCompile(`(?i)\b404\b|not found|not declared`)
 	stubText       = regexp.MustCompile(`(?i)\bstub\b`)
 	registeredText = regexp.MustCompile(`(?i)^(?:re-?)?registered\b`)
+	goodbyeText    = regexp.MustCompile(`(?i)^unregistered`)
+	toldText       = regexp.MustCompile(`(?i)^told to (?:restart|reset|check-version|apply-config)`)
+	comesBackText  = regexp.MustCompile(`(?i)\breset-|restart|stamp|apply-config|config-retry`)
 	goneText       = regexp.MustCompile(`(?i)^(?:connection closed|unregistered|registration expired)`)
 )
 
@@ -51,6 +54,27 @@ func isRegistered(e *Entry) bool {
 
 // isGone tells whether e is the end of a registration, whoever ended it.
 func isGone(e *Entry) bool { return e.Step == Register && goneText.MatchString(e.Text) }
+
+// goodbye is the phone's own end of its registration if nothing came from it since. One that only restarts is on its way back.
+func (f *facts) goodbye() *Entry {
+	var bye *Entry
+	for i := range f.entries {
+		if e := &f.entries[i]; e.Step == Register && !e.Failed && goodbyeText.MatchString(e.Text) {
+			bye = later(bye, e)
+		} else if toldText.MatchString(e.Text) {
+			return nil
+		}
+	}
+	if bye == nil || comesBackText.MatchString(bye.Text) {
+		return nil
+	}
+	for i := range f.entries {
+		if e := &f.entries[i]; !isGone(e) && e.Last.After(bye.Last) {
+			return nil
+		}
+	}
+	return bye
+}
 
 func gather(device string, known Facts, record []Entry, ever bool, now time.Time) *facts {
 	f := &facts{Facts: known, now: now, device: device, ever: ever}

@@ -12,6 +12,7 @@ type rule struct {
 	page  string // where the protocol pages say so
 	step  Step   // that the phone does not get beyond
 	warn  bool   // also told of a registered phone: it works, but not all of it
+	state string // where it stands then; stuck when empty
 	match func(f *facts) *Entry
 	what  string
 	do    string
@@ -305,6 +306,12 @@ var rules = []rule{
 		},
 		what: "the phone asked for trust lists but never for its device file",
 		do:   "it lost the network or restarts in the middle of its boot: check cable, switch port and power; a trust list is answered at once even when there is none",
+	},
+	{
+		name: "goodbye", page: "sip-registration.md §4", step: Register, state: StateAway,
+		match: (*facts).goodbye,
+		what:  "the phone said goodbye and is not registered",
+		do:    "nothing, unless it should be here: it was switched off or told to leave, or it moved to another appliance; the record has its reason",
 	},
 	{
 		name: "gone", page: "sip-registration.md §7", step: Register,

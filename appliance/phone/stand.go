@@ -9,6 +9,7 @@ const (
 	StateBooting    = "booting"    // on its way, nothing wrong so far
 	StateStuck      = "stuck"      // see Advice
 	StateRegistered = "registered" // ready; an Advice is a warning
+	StateAway       = "away"       // was registered and said goodbye
 )
 
 // What a step of a boot has come to.
@@ -95,6 +96,8 @@ func judge(device string, known Facts, record []Entry, ever bool, now time.Time)
 		case known.Registered || rule.warn:
 		case !known.Declared:
 			s.State = StateWaiting
+		case rule.state != "":
+			s.State, s.Missing = rule.state, ""
 		default:
 			s.State = StateStuck
 			s.Missing = rule.step

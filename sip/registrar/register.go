@@ -243,7 +243,11 @@ func (r *Registrar) unregisterDeviceLocked(tx *transaction.Server, rec *record, 
 	tx.Answer(200, sip.NewHeader("Expires", "0"), date())
 	if e != nil {
 		r.forget(rec)
-		r.note(e.Device, "unregistered "+e.Alarm.Last, false)
+		text := "unregistered, said goodbye"
+		if e.Alarm.Last != "" {
+			text += ": " + bounded(e.Alarm.Last)
+		}
+		r.note(e.Device, text, false)
 		r.opt.Log.Info("unregistered", "phone", e.Device, "line", who.account.Number, "err", e.Alarm.Last)
 		r.emit(*e)
 	}

@@ -30,7 +30,7 @@ func (s *State) ServiceControl(ctx context.Context, device, action string, stamp
 	m := &cisco.ServiceControl{Action: action, RegisterCallID: b.CallID}
 	switch action {
 	case "prt-report":
-		if len(b.Model) == 4 && (strings.HasPrefix(b.Model, "79") || strings.HasPrefix(b.Model, "69")) {
+		if len(b.Model) >= 4 && (strings.HasPrefix(b.Model, "79") || strings.HasPrefix(b.Model, "69")) {
 			return fmt.Errorf("model %s sends no problem reports", b.Model) // sip-registration.md §11
 		}
 	case "call-preservation":

@@ -27,6 +27,7 @@ type Config struct {
 	OldHold   bool // rfc2543Hold
 
 	RegisterExpires, RegisterDelta, InviteExpires int
+	KeepAlive                                     int // of the standby, seconds
 
 	AVTPayload          int
 	MediaFirst, MediaTo int
@@ -218,6 +219,7 @@ func (r *reader) full(c *Config, m manners) {
 	c.CallStats = r.flag("sipProfile/callStats", false)
 	c.RegisterExpires = r.number("sipProfile/sipStack/timerRegisterExpires", 3600, 60, 86400)
 	c.RegisterDelta = r.number("sipProfile/sipStack/timerRegisterDelta", 5, 0, 600)
+	c.KeepAlive = r.number("sipProfile/sipStack/timerKeepAliveExpires", 120, 60, 3600)
 	c.InviteExpires = r.number("sipProfile/sipStack/timerInviteExpires", 180, 60, 3600)
 	c.AVTPayload = r.number("sipProfile/dtmfAvtPayload", 101, 96, 127)
 	c.MediaFirst = r.number("sipProfile/startMediaPort", 16384, 1024, 65534)

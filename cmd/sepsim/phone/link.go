@@ -109,6 +109,7 @@ func (l *link) run(context.Context) {
 }
 
 func (l *link) receive(m *message) {
+	l.p.keepWire(m)
 	if m.request() {
 		l.p.serve(l, m)
 		return

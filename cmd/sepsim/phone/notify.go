@@ -66,23 +66,19 @@ func count(m *message, name string) int {
 	return n
 }
 
-// presence lights a lamp key (state §1).
-func (p *Phone) presence(m *message) error {
+// lampOf reads the number and its lamp out of a presence document.
+func lampOf(m *message) (number string, lamp Lamp, err error) {
 	root, err := parseXML(m.body)
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	if root.name != "presence" {
-		return fmt.Errorf("root element <%s>", root.name)
+		return "", "", fmt.Errorf("root element <%s>", root.name)
 	}
-	number := userOf(root.attrs["entity"])
-	if number == "" {
-		return fmt.Errorf("entity %q", clip(root.attrs["entity"]))
+	if number = userOf(root.attrs["entity"]); number == "" {
+		return "", "", fmt.Errorf("entity %q", clip(root.attrs["entity"]))
 	}
-	if from := userOf(nameAddrOf(m.get("From")).uri); from != number {
-		p.remark("NOTIFY presence of %s comes From %s", number, clip(from))
-	}
-	lamp := LampIdle
+	lamp = LampIdle
 	if strings.EqualFold(root.get("tuple/status/basic"), "closed") {
 		lamp = LampUnknown
 	}
@@ -95,6 +91,18 @@ func (p *Phone) presence(m *message) error {
 		case a.name == "dnd" && lamp != LampAlerting && lamp != LampBusy:
 			lamp = LampDND
 		}
+	}
+	return number, lamp, nil
+}
+
+// presence lights a lamp key (state §1).
+func (p *Phone) presence(m *message) error {
+	number, lamp, err := lampOf(m)
+	if err != nil {
+		return err
+	}
+	if from := userOf(nameAddrOf(m.get("From")).uri); from != number {
+		p.remark("NOTIFY presence of %s comes From %s", number, clip(from))
 	}
 	p.mu.Lock()
 	if !p.reg.blf {

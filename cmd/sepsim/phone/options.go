@@ -91,6 +91,7 @@ type Timers struct {
 	HTTP        time.Duration // one file: 10 s
 	CAPFRetry   time.Duration // between attempts at a broken enrolment: 30 s, 3 attempts
 	KeepRetry   time.Duration // between attempts to reach a member again: 1 s, doubling to 30 s
+	KeepAlive   time.Duration // between keep-alives to the other members; the configuration's when 0
 }
 
 func (t *Timers) fill() {

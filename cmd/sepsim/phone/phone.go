@@ -51,6 +51,11 @@ type Phone struct {
 	pubSeq   int
 	pubTag   string
 	services int // service-control notices obeyed
+
+	wire     []*message // of the server, newest last
+	wireLost int        // those before
+	history  map[string]*subscription
+	standby  string // member that answers keep-alives
 }
 
 // New makes a phone that is switched off. It reads the flash; nothing is sent before Boot.

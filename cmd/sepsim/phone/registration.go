@@ -42,6 +42,7 @@ type reason struct {
 var (
 	reasonInitialized = reason{25, "initialized"}
 	reasonClosed      = reason{14, "cm-closed-tcp"}
+	reasonFallback    = reason{18, "fallback"}
 	reasonKeypad      = reason{20, "phone-keypad"}
 	reasonReset       = reason{22, "reset-reset"}
 	reasonRestart     = reason{23, "reset-restart"}
@@ -152,6 +153,9 @@ func (p *Phone) register(ctx context.Context, why reason) error {
 			}
 			errs = append(errs, err)
 			continue
+		}
+		if len(c.Members) > 1 && !p.opt.StayDown {
+			p.tasks.Go("phone standby", func(ctx context.Context) { p.watchMembers(ctx, l, c) })
 		}
 		return nil
 	}
@@ -350,6 +354,17 @@ func (p *Phone) refresh(ctx context.Context, l *link, c *Config) {
 		p.endRegistrationLocked()
 		p.mu.Unlock()
 	}
+}
+
+// Refresh renews the registration now instead of when it is due.
+func (p *Phone) Refresh(ctx context.Context) error {
+	p.mu.Lock()
+	l, c := p.link, p.config
+	p.mu.Unlock()
+	if l == nil {
+		return errors.New("refresh: not registered")
+	}
+	return p.sendRegister(ctx, l, c, reason{}, c.RegisterExpires)
 }
 
 // Unregister says goodbye to the call server and closes the connection.

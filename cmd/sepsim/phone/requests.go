@@ -22,7 +22,7 @@ func (p *Phone) serve(l *link, m *message) {
 			c.serveInDialog(l, m)
 			return
 		}
-		if m.method == "NOTIFY" && p.serveKeyReport(l, m) {
+		if m.method == "NOTIFY" && (p.serveKeyReport(l, m) || p.historyNotice(l, m)) {
 			return
 		}
 		if m.method != "NOTIFY" {
