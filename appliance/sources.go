@@ -1,13 +1,16 @@
 package appliance
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"slices"
 	"strings"
 
 	"ringfence/appliance/admin"
 	"ringfence/appliance/phone"
 	"ringfence/config"
+	"ringfence/image/boot"
 	"ringfence/pki"
 	"ringfence/sip/registrar"
 )
@@ -41,6 +44,13 @@ func (a *appliance) status() admin.StatusInfo {
 	}
 	if a.noVPN != "" {
 		s.Warnings = append(s.Warnings, "no VPN: "+a.noVPN)
+	}
+	if roots := a.ca.Roots(); len(roots) > 0 {
+		sum := sha256.Sum256(roots[0].Raw)
+		s.Authority = hex.EncodeToString(sum[:])
+	}
+	if st, err := boot.ReadStatus(); err == nil {
+		s.Image = &st
 	}
 	for _, p := range a.phones() {
 		switch {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"ringfence/appliance/phone"
+	"ringfence/image/boot"
 )
 
 // StatusInfo is the appliance at a glance.
@@ -22,6 +23,8 @@ type StatusInfo struct {
 	Stuck     []string      `json:"stuck,omitempty"`   // declared phones that need a hand
 	Waiting   []string      `json:"waiting,omitempty"` // devices that ask but are not declared
 	Warnings  []string      `json:"warnings,omitempty"`
+	Authority string        `json:"authority,omitempty"` // SHA-256 of the certificate authority's root
+	Image     *boot.Status  `json:"image,omitempty"`     // what init tells, where this is the appliance image
 }
 
 // Count is how many of a kind are registered.

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"ringfence/appliance/phone"
+	"ringfence/image/boot"
 )
 
 // table writes aligned columns; a row of other length than the head is a mistake of the caller.
@@ -141,7 +142,29 @@ func printStatus(w io.Writer, s StatusInfo) {
 	if len(s.Waiting) > 0 {
 		fmt.Fprintf(w, "\n%s waiting to be declared: %s\n", plural(len(s.Waiting), "phone"), strings.Join(s.Waiting, ", "))
 	}
+	printImage(w, s.Image)
 	printWarnings(w, s.Warnings)
+}
+
+// printImage shows what init tells.
+func printImage(w io.Writer, i *boot.Status) {
+	if i == nil {
+		return
+	}
+	proven := "proven"
+	if !i.Committed {
+		proven = "not proven yet: " + i.Gate
+	}
+	rows := []string{"image", i.Version, "slot", fmt.Sprintf("%s, %s (%s)", i.Slot, proven, i.Slots), "data", fmt.Sprintf("%d of %d MB free on %s", i.DataFree>>20, i.DataSize>>20, i.Disk)}
+	if i.Update != nil {
+		rows = append(rows, "last update", fmt.Sprintf("%s %s, %s", i.Update.Version, i.Update.State, when(i.Update.At)))
+	}
+	if i.Clock != "" {
+		rows = append(rows, "clock", i.Clock)
+	}
+	fmt.Fprintln(w)
+	pairs(w, rows...)
+	printWarnings(w, i.Notes)
 }
 
 func printWarnings(w io.Writer, warnings []string) {

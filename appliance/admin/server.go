@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ringfence/appliance/supervise"
+	"ringfence/image/boot"
 	"ringfence/internal/task"
 )
 
@@ -273,6 +274,38 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 type healthInfo struct {
 	OK       bool          `json:"ok"`
 	Services []ServiceInfo `json:"services"`
+	Image    *imageInfo    `json:"image,omitempty"`
+}
+
+// imageInfo is what everybody on the administrators' network may know of the image.
+type imageInfo struct {
+	Version   string  `json:"version"`
+	Slot      string  `json:"slot"`
+	Slots     string  `json:"slots"`
+	Committed bool    `json:"committed"`
+	Recovery  bool    `json:"recovery"`
+	Firmware  string  `json:"firmware"`
+	Update    string  `json:"update,omitempty"` // on trial, committed, returned
+	Boot      string  `json:"boot"`
+	Ready     float64 `json:"ready_after"`
+	DataSize  uint64  `json:"data_size"`
+	DataFree  uint64  `json:"data_free"`
+	Disk      string  `json:"disk"`
+	Watchdog  string  `json:"watchdog"`
+	TestKeys  bool    `json:"test_keys,omitempty"`
+}
+
+func imageOf() *imageInfo {
+	st, err := boot.ReadStatus()
+	if err != nil {
+		return nil
+	}
+	i := &imageInfo{Version: st.Version, Slot: string(st.Slot), Slots: st.Slots, Committed: st.Committed, Recovery: st.Recovery, Firmware: st.Firmware, Boot: st.Boot,
+		Ready: st.Ready, DataSize: st.DataSize, DataFree: st.DataFree, Disk: st.Disk, Watchdog: st.Watchdog, TestKeys: st.TestKeys}
+	if st.Update != nil {
+		i.Update = st.Update.State
+	}
+	return i
 }
 
 // ServicesOf shows the supervisor's view as ServiceInfo.
@@ -294,7 +327,7 @@ func (s *Server) publicHandler() http.Handler {
 		mux.Handle("GET /metrics", s.o.Metrics.handler(s.log))
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		info := healthInfo{OK: true, Services: ServicesOf(s.o.Health())}
+		info := healthInfo{OK: true, Services: ServicesOf(s.o.Health()), Image: imageOf()}
 		for i := range info.Services {
 			svc := &info.Services[i]
 			info.OK = info.OK && svc.Up

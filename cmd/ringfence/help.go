@@ -42,6 +42,7 @@ func (p *program) help(w io.Writer) {
 		fmt.Fprintf(tw, "  %s\t%s\n", strings.TrimSpace(v.Name+" "+v.Args), v.Short)
 	}
 	fmt.Fprint(tw, "  restore FILE\tmake an appliance of a backup again\n")
+	fmt.Fprint(tw, "  image keys, build, seed\tmake the bootable image\n")
 	fmt.Fprint(tw, "  version\tprint the release\n")
 	fmt.Fprint(tw, "  help [COMMAND]\tprint this, or more about one command\n")
 	tw.Flush()
@@ -58,6 +59,9 @@ func (p *program) helpOn(args []string) int {
 		return admin.ExitOK
 	case len(args) == 2 && args[0] == "config" && args[1] == "edit":
 		fmt.Fprint(p.stdout, editHelp)
+		return admin.ExitOK
+	case args[0] == "image":
+		fmt.Fprint(p.stdout, imageHelp)
 		return admin.ExitOK
 	case args[0] == "config" && localConfig(args):
 		return config.Command([]string{"help"}, p.stdout, p.stderr)

@@ -20,9 +20,15 @@ import (
 	"ringfence/appliance"
 	"ringfence/appliance/admin"
 	"ringfence/config"
+	"ringfence/image/boot"
 )
 
-func main() { os.Exit(newProgram().main(os.Args[1:])) }
+func main() {
+	if boot.IsInit() {
+		initRole()
+	}
+	os.Exit(newProgram().main(os.Args[1:]))
+}
 
 // Where things lie when nobody says otherwise.
 const (
@@ -56,6 +62,8 @@ func (p *program) main(args []string) int {
 	switch args[0] {
 	case "run":
 		return p.run(global, args[1:])
+	case "image":
+		return p.image(args[1:])
 	case "config":
 		if localConfig(args) {
 			return config.Command(args[1:], p.stdout, p.stderr)
@@ -160,6 +168,9 @@ func (p *program) run(g places, args []string) int {
 	log, err := logger(p.stderr, *format, *level)
 	if err != nil {
 		return p.wrong("run: %v", err)
+	}
+	if err := boot.Confine(); err != nil {
+		return p.broken(err)
 	}
 	o := appliance.Options{ConfigPath: *file, StateDir: g.state, Socket: p.socket(g), Log: log, Version: appliance.Version}
 	if o.StateDir == "" {
