@@ -286,11 +286,8 @@ func resizePartition(f *os.File, number int, start, length int64) error {
 	return nil
 }
 
-// ext4Magic stands at byte 0x38 of the superblock, which begins at 1024.
-const ext4MagicAt = 1024 + 0x38
-
-// blankData tells whether nobody has made a file system yet: both the first block and the place of its magic are zero, or the
-// magic is missing while everything before is.
+// blankData tells whether nobody has made a file system yet: the first block, which has the superblock, is the last that format
+// writes.
 func blankData(device string) (bool, error) {
 	f, err := os.Open(device)
 	if err != nil {
