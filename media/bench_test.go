@@ -145,7 +145,7 @@ func BenchmarkMixer(b *testing.B) {
 			if i < 3 {
 				payload = voice
 			}
-			mb.take(packet{seq: n}, playG722, payload, n == 0)
+			mb.take(packet{seq: n}, playG722, payload, n == 0, 0)
 		}
 		n++
 		m.tick(mem, e.now())

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-
-	"ringfence/media/codec"
 )
 
 // Mixer lets any number of parties hear each other, each all the others and not itself. It mixes at 16 kHz. Parties that say
@@ -28,22 +26,14 @@ type Mixer struct {
 type Member struct {
 	session *Session
 	mixer   *Mixer
-	in      jitter
 	muted   atomic.Bool
 	talking atomic.Bool
 
-	// Of the pacer's goroutine.
-	packet  [jitterBytes]byte
-	decoder codec.G722Decoder
-	up      codec.Upsampler
-	pcm8    []int16
-	fifo    []int16 // decoded and not yet mixed
-	frame   [frameSamples]int16
-	sounds  bool // frame holds something
-	missing int  // frames of concealment in a row
-	speech  int  // frames of speech in a row
-	silence int  // frames without, in a row
-	audible int  // frames for which the party counts as audible yet
+	// Of the pacer's goroutine, but for what the ear says itself.
+	ear
+	speech  int // frames of speech in a row
+	silence int // frames without, in a row
+	audible int // frames for which the party counts as audible yet
 	own     encodings
 	owns    bool // own is in use
 	quiet   int  // frames since the party was last mixed
@@ -67,7 +57,7 @@ func (m *Mixer) Add(s *Session) (*Member, error) {
 	s.partLocked()
 	s.playLocked(nil)
 	s.unmixLocked()
-	b := &Member{session: s, mixer: m, decoder: *codec.NewG722Decoder(), own: newEncodings()}
+	b := &Member{session: s, mixer: m, ear: newEar(), own: newEncodings()}
 	s.member = b
 	s.rx.Lock()
 	s.rx.sink = b
@@ -125,13 +115,6 @@ func (m *Mixer) Play(s Source) {
 	m.mu.Unlock()
 }
 
-// take is where the party's packets go instead of to another session; its session's rx is locked.
-func (b *Member) take(p packet, kind uint8, payload []byte, again bool) {
-	if kind != playNothing {
-		b.in.put(p.seq, kind, payload, again)
-	}
-}
-
 // tick makes and sends one frame for everybody.
 func (m *Mixer) tick(mem *scratch, now int64) bool {
 	m.mu.Lock()
@@ -147,6 +130,7 @@ func (m *Mixer) tick(mem *scratch, now int64) bool {
 	clear(m.total[:])
 	for _, b := range m.list {
 		b.pull()
+		b.listen()
 		if b.mixed() {
 			for i, s := range b.frame {
 				m.total[i] += int32(s)
@@ -242,43 +226,6 @@ func (b *Member) send(mem *scratch, now int64) {
 	}
 	b.own.ready(b.session.playKind())
 	b.session.sendFrame(m, &b.own, mem, now)
-}
-
-// maxConcealed is for how many frames a gap is filled with what was heard last, ever softer; after that there is silence.
-const maxConcealed = 3
-
-// pull gets the next 20 ms of the party.
-func (b *Member) pull() {
-	for len(b.fifo) < frameSamples {
-		n, kind, have, lost := b.in.get(b.packet[:])
-		if have {
-			b.missing = 0
-			b.decode(kind, b.packet[:n])
-			continue
-		}
-		if b.missing++; b.missing > maxConcealed || !b.sounds && !lost {
-			b.fifo = b.fifo[:0]
-			b.sounds = false
-			b.listen()
-			return
-		}
-		for _, s := range b.frame {
-			b.fifo = append(b.fifo, s/2)
-		}
-	}
-	copy(b.frame[:], b.fifo)
-	b.fifo = b.fifo[:copy(b.fifo, b.fifo[frameSamples:])]
-	b.sounds = true
-	b.listen()
-}
-
-func (b *Member) decode(kind uint8, payload []byte) {
-	if codecs[kind].sampling == 16000 {
-		b.fifo = decode(kind, &b.decoder, b.fifo, payload)
-		return
-	}
-	b.pcm8 = decode(kind, nil, b.pcm8[:0], payload)
-	b.fifo = b.up.Append(b.fifo, b.pcm8)
 }
 
 // Talk detection: so many frames in a row above the level, or below it, change the verdict.

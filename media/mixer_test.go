@@ -82,7 +82,7 @@ func (r *room) run(n int) {
 		for _, g := range r.list {
 			if g.hz > 0 {
 				p, payload := g.speak()
-				g.m.take(p, playableOf(g.f), payload, p.seq == 100)
+				g.m.take(p, playableOf(g.f), payload, p.seq == 100, 0)
 			}
 		}
 		r.tick()
@@ -255,12 +255,12 @@ func TestBadNetwork(t *testing.T) {
 		case n < 15: // overtaken by the next
 			late = append(late, [2]any{p, payload})
 		default:
-			a.m.take(p, playULaw, payload, i == 0)
+			a.m.take(p, playULaw, payload, i == 0, 0)
 			if n > 95 {
-				a.m.take(p, playULaw, payload, false)
+				a.m.take(p, playULaw, payload, false, 0)
 			}
 			for _, l := range late {
-				a.m.take(l[0].(packet), playULaw, l[1].([]byte), false)
+				a.m.take(l[0].(packet), playULaw, l[1].([]byte), false, 0)
 			}
 			late = nil
 		}
@@ -398,7 +398,7 @@ func TestClocksDrift(t *testing.T) {
 		}
 		j.get(buf)
 	}
-	if j.count > jitterHigh+4 {
+	if j.count > jitterDepth+jitterSlack+5 {
 		t.Errorf("%d packets wait", j.count)
 	}
 }

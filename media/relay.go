@@ -86,8 +86,11 @@ func (s *Session) receive(w *worker, now int64) (p packet, to *Session, buf []by
 			rx.count.Restarts++
 		}
 	}
+	for _, t := range rx.taps {
+		t.take(p, f.kind, payloadOf(p, buf), again, now)
+	}
 	if rx.sink != nil {
-		rx.sink.take(p, f.kind, payloadOf(p, buf), again)
+		rx.sink.take(p, f.kind, payloadOf(p, buf), again, now)
 		return
 	}
 	if rx.to == nil {

@@ -87,6 +87,7 @@ type Session struct {
 		streams   map[uint32]struct{} // sources the present context has seen
 
 		sink  *Member // where packets go instead of to another session
+		taps  []tap   // who listens as well; never changed in place
 		to    *Session
 		route [128]uint8 // our number to that of to, or noRoute, or transcoded
 		trans *transcoder
@@ -427,6 +428,7 @@ func (s *Session) Close() {
 	closeFD(s.data.fd)
 	closeFD(s.ctrl.fd)
 	s.rx.srtp, s.rx.old, s.tx.srtp = nil, nil, nil
+	s.rx.taps = nil
 	s.tx.stream.source = nil
 	s.tx.Unlock()
 	s.rx.Unlock()

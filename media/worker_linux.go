@@ -21,7 +21,7 @@ import (
 //
 // Its sockets are in an epoll set that nobody ever blocks on. What the poller watches is a second set:
 //
-//	Go's poller -- gate (edge) --+-- sockets (one-shot; armed in mode eager only) -- every socket of a session (level)
+//	Go's poller -- gate (edge) --+-- sockets (edge; eager only) -- every socket of a session (level)
 //	                             +-- timer   (edge; a report is due, or the beat of mode steady)
 //	                             +-- wake    (edge)
 //
@@ -63,11 +63,11 @@ const (
 	// tickEvery is how often a worker looks for sessions whose report is due.
 	tickEvery = 250 * time.Millisecond
 	// beat is how often a steady worker looks for packets.
-	beat = 500 * time.Microsecond
+	beat = 700 * time.Microsecond
 	// A worker looks at its mode so often, and changes it at these packets per second.
 	modeEvery   = 50 * time.Millisecond
-	becomeBusy  = 1500
-	becomeQuiet = 700
+	becomeBusy  = 2500
+	becomeQuiet = 1500
 	// workerShare is how many sessions a worker gets before the next one gets any: one that has much to do at once is cheaper
 	// than two that are woken for little.
 	workerShare = 800
@@ -108,7 +108,7 @@ func (w *worker) open() (err error) {
 		fd     int
 		events uint32
 	}{
-		{w.timer, unix.EPOLLIN | unix.EPOLLET}, {w.wake, unix.EPOLLIN | unix.EPOLLET}, {w.sockets, unix.EPOLLIN | unix.EPOLLONESHOT},
+		{w.timer, unix.EPOLLIN | unix.EPOLLET}, {w.wake, unix.EPOLLIN | unix.EPOLLET}, {w.sockets, unix.EPOLLIN | unix.EPOLLET},
 	} {
 		ev := unix.EpollEvent{Events: x.events, Fd: int32(x.fd)}
 		if err := unix.EpollCtl(w.gateFD, unix.EPOLL_CTL_ADD, x.fd, &ev); err != nil {
@@ -131,11 +131,10 @@ func (w *worker) run(context.Context) {
 		}
 		if idle != w.idle {
 			w.idle = idle
-			w.steady.Store(false)
 			if idle {
-				w.setTimer(0)
+				w.setMode(false, 0)
 			} else {
-				w.setTimer(tickEvery)
+				w.setMode(false, tickEvery)
 			}
 		}
 		w.parked = false
@@ -167,22 +166,23 @@ func (w *worker) run(context.Context) {
 }
 
 // look is called by the poller: before it waits, and whenever something has woken it. False is to wait.
+//
+// What woke the poller before it was asked is forgotten by it, so everything that may have is looked at once more: the timer, the
+// sockets where they wake it, and what other goroutines want.
 func (w *worker) look(uintptr) bool {
-	w.got = 0
-	if w.parked {
-		w.clearTimer()
-		w.got = epollNow(w.sockets, w.buf[:])
+	expired := w.clearTimer()
+	steady := w.steady.Load()
+	if first := !w.parked; first && steady && !expired {
+		w.parked, w.got = true, 0
+		return false
+	}
+	w.got = epollNow(w.sockets, w.buf[:])
+	if w.parked || w.got > 0 || expired {
 		return true
 	}
 	w.parked = true
-	if w.steady.Load() {
-		return false
-	}
-	// First armed, then asked: a packet in between is found by the one or the other.
-	arm(w.gateFD, w.sockets)
-	w.got = epollNow(w.sockets, w.buf[:])
 	idle, stopping := w.state()
-	return w.got > 0 || stopping || idle != w.idle
+	return stopping || idle != w.idle
 }
 
 // choose looks whether the mode fits what there is to do.
@@ -191,12 +191,21 @@ func (w *worker) choose() {
 	w.count, w.since = 0, w.now
 	switch steady := w.steady.Load(); {
 	case !steady && rate > becomeBusy:
-		w.steady.Store(true)
-		w.setTimer(beat)
+		w.setMode(true, beat)
 	case steady && rate < becomeQuiet:
-		w.steady.Store(false)
-		w.setTimer(tickEvery)
+		w.setMode(false, tickEvery)
 	}
+}
+
+// setMode decides whether packets wake the worker, and how often the timer does.
+func (w *worker) setMode(steady bool, every time.Duration) {
+	w.steady.Store(steady)
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(w.sockets)}
+	if steady {
+		ev.Events = 0
+	}
+	_ = unix.EpollCtl(w.gateFD, unix.EPOLL_CTL_MOD, w.sockets, &ev)
+	w.setTimer(every)
 }
 
 // setTimer makes the timer wake the worker every so often; 0 stops it.
@@ -205,10 +214,11 @@ func (w *worker) setTimer(d time.Duration) {
 	_ = unix.TimerfdSettime(w.timer, 0, &unix.ItimerSpec{Interval: t, Value: t}, nil)
 }
 
-// clearTimer reads the timer, without which it would not go on.
-func (w *worker) clearTimer() {
+// clearTimer reads the timer, without which it would not go on, and tells whether it had expired.
+func (w *worker) clearTimer() (expired bool) {
 	var b [8]byte
-	_, _, _ = unix.RawSyscall(unix.SYS_READ, uintptr(w.timer), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(w.timer), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	return errno == 0 && n == 8
 }
 
 // state tells whether there is nothing to look after, and whether run is to end.
@@ -424,10 +434,4 @@ func epollNow(set int, buf []unix.EpollEvent) int {
 		return 0
 	}
 	return int(n)
-}
-
-// arm lets a one-shot watch fire once more.
-func arm(set, fd int) {
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(fd)}
-	_, _, _ = unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_MOD, uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
 }
