@@ -3,7 +3,9 @@ package appliance
 import (
 	"net/http"
 
+	"ringfence/appliance/certadmin"
 	"ringfence/config"
+	"ringfence/pki"
 	"ringfence/pki/web"
 )
 
@@ -16,6 +18,14 @@ func (a *appliance) addCerts() {
 			return web.New(web.Options{Name: "certs", Address: address, Handler: web.NewPublished(a.ca, more, a.log), Log: a.log})
 		}))
 	}
+}
+
+// certKeeper answers the verbs about own keys and the root.
+func (a *appliance) certKeeper() *certadmin.Keeper {
+	return certadmin.New(a.ca, a.trust.Tick, func(r pki.Role) (pki.Plan, error) {
+		p, _, err := a.ca.PlanRotation(r, a.trust.Fetched)
+		return p, err
+	})
 }
 
 // certListeners are the addresses of these services.

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"ringfence/appliance/admin"
+	"ringfence/appliance/certadmin"
 	"ringfence/appliance/trustadmin"
 	"ringfence/config"
 	"ringfence/sip/state"
@@ -43,6 +44,7 @@ func Verbs() []admin.Verb {
 	verbs = append(verbs, vpnVerbs()...)
 	verbs = append(verbs, backupVerb())
 	verbs = append(verbs, trustadmin.Verbs()...)
+	verbs = append(verbs, certadmin.Verbs()...)
 	verbs = append(verbs, stateVerbs()...)
 	verbs = append(verbs, rolloutVerbs()...)
 	subject := func(v admin.Verb) string { s, _, _ := strings.Cut(v.Name, " "); return s }
@@ -111,6 +113,7 @@ func readDocument(req *admin.Request) error {
 func (a *appliance) handlers() map[string]admin.Handler {
 	h := a.sources().Handlers()
 	maps.Copy(h, a.trust.Handlers())
+	maps.Copy(h, a.certKeeper().Handlers())
 	maps.Copy(h, a.vpnHandlers())
 	maps.Copy(h, map[string]admin.Handler{
 		"config show": a.configShow, "config history": a.configHistory, "config diff": a.configDiff, "config apply": a.configApply,

@@ -198,8 +198,14 @@ func (a *Authority) identity(serial string, r Role) (*tls.Certificate, error) {
 		return nil, fmt.Errorf("pki: role %s: %w", r, err)
 	}
 	id = &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	chain, given := a.opts.State.Get(chainKey(serial))
+	if above, err := x509.ParseCertificates(chain); given && err == nil {
+		for _, ca := range above {
+			id.Certificate = append(id.Certificate, ca.Raw)
+		}
+	}
 	for _, ca := range a.Issuers() {
-		if r != RoleCAPF && leaf.CheckSignatureFrom(ca) == nil {
+		if !given && r != RoleCAPF && leaf.CheckSignatureFrom(ca) == nil {
 			id.Certificate = append(id.Certificate, ca.Raw)
 			break
 		}

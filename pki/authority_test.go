@@ -265,8 +265,8 @@ func TestNamesInServerCertificates(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	f := open(t)
 	got := f.Warnings()
-	if len(got) != 1 || !strings.Contains(got[0], "recovery key") {
-		t.Errorf("fresh authority warns %q, want the recovery key alone", got)
+	if len(got) != 2 || !strings.Contains(got[0], "without a passphrase") || !strings.Contains(got[1], "recovery key") {
+		t.Errorf("fresh authority warns %q, want root and recovery key alone", got)
 	}
 	f.o.VPNHosts = append(f.o.VPNHosts, "new.example.com")
 	f.reopen(t)

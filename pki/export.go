@@ -3,6 +3,7 @@ package pki
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -30,8 +31,11 @@ func (a *Authority) Export(ctx context.Context, r Role, passphrase string) ([]by
 	if !exportable[r] {
 		return nil, fmt.Errorf("pki: the key of role %s is not for export", r)
 	}
-	if len(passphrase) < minPassphrase {
-		return nil, fmt.Errorf("pki: passphrase of %d characters, at least %d are wanted", len(passphrase), minPassphrase)
+	if r == RoleRoot {
+		return a.ExportRoot(ctx, passphrase)
+	}
+	if err := longEnough(passphrase); err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
 	}
 	serial, ok := a.current(r)
 	if !ok {
@@ -45,13 +49,7 @@ func (a *Authority) Export(ctx context.Context, r Role, passphrase string) ([]by
 	if err != nil {
 		return nil, fmt.Errorf("pki: export %s: %w", r, err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("pki: export %s: %w", r, err)
-	}
-	plain := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...)
-	out, err := encrypt(plain, passphrase)
+	out, err := encryptKey(cert, key, passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("pki: export %s: %w", r, err)
 	}
@@ -60,6 +58,23 @@ func (a *Authority) Export(ctx context.Context, r Role, passphrase string) ([]by
 	}
 	a.log.Info("exported private key", "role", string(r), "serial", serial)
 	return out, nil
+}
+
+func longEnough(passphrase string) error {
+	if len(passphrase) < minPassphrase {
+		return fmt.Errorf("passphrase of %d characters, at least %d are wanted", len(passphrase), minPassphrase)
+	}
+	return nil
+}
+
+// encryptKey is a certificate and its key in the form of Export; openExport reads it.
+func encryptKey(cert *x509.Certificate, key crypto.Signer, passphrase string) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return encrypt(append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...), passphrase)
 }
 
 func encrypt(plain []byte, passphrase string) ([]byte, error) {
@@ -81,21 +96,4 @@ func encrypt(plain []byte, passphrase string) ([]byte, error) {
 		return nil, err
 	}
 	return out.Bytes(), nil
-}
-
-// RemoveRootKey takes the root's private key off the appliance. It has to be exported first; it is only needed again for a
-// second appliance or a new issuing CA.
-func (a *Authority) RemoveRootKey(ctx context.Context) error {
-	serial, ok := a.current(RoleRoot)
-	if !ok {
-		return fmt.Errorf("pki: root: %w", ErrUnknown)
-	}
-	if _, exported := a.opts.State.Get(a.exportedKey(serial)); !exported {
-		return errors.New("pki: the root key was not exported yet, and would be lost")
-	}
-	if err := a.opts.State.Write(ctx, nil, a.keyKey(serial)); err != nil {
-		return fmt.Errorf("pki: remove root key: %w", err)
-	}
-	a.log.Info("removed the root's private key", "serial", serial)
-	return nil
 }

@@ -63,7 +63,7 @@ func TestExport(t *testing.T) {
 			t.Errorf("%s: key and certificate do not belong together", r)
 		}
 	}
-	if w := f.Warnings(); len(w) != 0 {
+	if w := f.Warnings(); len(w) != 1 || !strings.Contains(w[0], "without a passphrase") {
 		t.Errorf("warnings afterwards: %q", w)
 	}
 	if err := f.RemoveRootKey(t.Context()); err != nil {

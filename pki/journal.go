@@ -21,9 +21,13 @@ import (
 //
 //	pki/cert/SERIAL/info              what never changes about a certificate, JSON
 //	pki/cert/SERIAL/state             unconfirmed, confirmed, superseded, deleted; only of phones' certificates
+//	pki/cert/SERIAL/imported          present when it came from elsewhere
+//	pki/chain/SERIAL                  the CAs between an imported certificate and its root, DER one after the other
 //	pki/ca/SERIAL                     present for CA certificates
 //	pki/role/NODE/ROLE                serial of the role's certificate in use
 //	pki/key/NODE/SERIAL               its private key, sealed
+//	pki/rootkey/NODE/SERIAL           the root's private key while it is locked; see root.go
+//	pki/request/NODE                  private key of a requested issuing CA, sealed
 //	pki/rotate/NODE/ROLE/...          a rotation under way; see rotate.go
 //	pki/exported/NODE/SERIAL          when its key was exported
 //	pki/device/DEVICE/lsc             serial of the phone's certificate in use
@@ -169,8 +173,8 @@ func (a *Authority) stateOf(serial string, i info) CertState {
 	if a.IsRevoked(serial) {
 		return Revoked
 	}
-	if i.Role == RoleServer || i.Role == RoleRoot {
-		return Current // nothing takes their place
+	if i.Role.unreplaced() {
+		return Current
 	}
 	if i.Device == "" {
 		_, s := a.stands(serial, i)
@@ -192,6 +196,9 @@ func (a *Authority) stateOf(serial string, i info) CertState {
 	}
 	return Unconfirmed
 }
+
+// unreplaced reports whether nothing takes the place of a role's certificates.
+func (r Role) unreplaced() bool { return r == RoleServer || r == RoleRoot || r == RoleIssuer }
 
 // stands tells in which role an appliance's own certificate stands now, and how. A key that was made for recovery may be
 // the signer by now.
@@ -248,7 +255,7 @@ func (a *Authority) recordOf(serial string, i info) Record {
 		Serial: serial, Role: i.Role, Device: i.Device, Subject: i.Subject, Key: i.Key, State: a.stateOf(serial, i),
 		Issued: i.Issued, NotBefore: i.NotBefore, NotAfter: i.NotAfter, Fingerprint: i.Fingerprint, Node: i.Node,
 	}
-	if i.Device == "" && i.Role != RoleServer && i.Role != RoleRoot {
+	if i.Device == "" && !i.Role.unreplaced() {
 		r.Role, _ = a.stands(serial, i)
 	}
 	if r.State == Revoked {

@@ -23,7 +23,7 @@
 //
 // # What this package leaves out
 //
-// Import of keys of roles other than SAST, ACME and SCEP are not here.
+// Hardware tokens; certificates for code and mail.
 package pki
 
 import (
@@ -51,6 +51,7 @@ const (
 	RoleAppServer    Role = "APP-SERVER"    // XML services over HTTPS
 	RoleVPN          Role = "VPN"           // VPN gateway
 	RoleAdmin        Role = "ADMIN"         // pages and API
+	RoleIssuer       Role = "ISSUER"        // in records only: another appliance's issuing CA, signed by our root
 	RoleServer       Role = "SERVER"        // in records only: certificates that NewServerCertificate gave away
 )
 

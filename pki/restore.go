@@ -17,7 +17,7 @@ import (
 )
 
 // RestoreRootKey puts back the root's private key, from what Export gave. It is wanted for a new issuing CA; RemoveRootKey
-// takes it away again.
+// takes it away again. It lies open then; RestoreRoot leaves it locked.
 func (a *Authority) RestoreRootKey(ctx context.Context, exported []byte, passphrase string) error {
 	cert, key, err := openExport(exported, passphrase)
 	if err != nil {
@@ -32,7 +32,7 @@ func (a *Authority) RestoreRootKey(ctx context.Context, exported []byte, passphr
 		return fmt.Errorf("pki: restore root key: %w", err)
 	}
 	k := a.keyKey(serial)
-	if err := a.opts.State.Write(ctx, map[string][]byte{k: a.seal.seal(k, der)}); err != nil {
+	if err := a.opts.State.Write(ctx, map[string][]byte{k: a.seal.seal(k, der)}, a.rootKeyKey(serial)); err != nil {
 		return fmt.Errorf("pki: restore root key: %w", err)
 	}
 	a.log.Info("restored the root's private key", "serial", serial)

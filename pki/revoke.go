@@ -30,7 +30,7 @@ func (a *Authority) Revoke(ctx context.Context, serial, reason string) error {
 	if a.IsRevoked(serial) {
 		return nil
 	}
-	if i.Device == "" && i.Role != RoleServer && a.stateOf(serial, i) == Current {
+	if i.Device == "" && i.Role != RoleServer && i.Role != RoleIssuer && a.stateOf(serial, i) == Current {
 		return fmt.Errorf("pki: certificate %s of role %s is in use: replace it first", serial, i.Role)
 	}
 	cert, err := a.certificate(serial)

@@ -186,9 +186,18 @@ func (a *Authority) issuerTemplate(root *x509.Certificate) *x509.Certificate {
 	return t
 }
 
+// order is what somebody gives along with the wish for a new certificate.
+type order struct {
+	given      *Bundle // the certificate itself, with its key
+	passphrase string  // of the root's key
+}
+
 // make adds a new key and certificate for a role to a group, without pointing the role to it. A new issuing CA is signed by
 // the root, all else by the issuing CA in use.
-func (a *Authority) make(b *batch, r Role) (serial string, err error) {
+func (a *Authority) make(b *batch, r Role, o order) (serial string, err error) {
+	if o.given != nil {
+		return a.keepBundle(b, r, o.given)
+	}
 	kind := profiles[r].key
 	by := RoleCAPF
 	if r == RoleCAPF {
@@ -206,12 +215,21 @@ func (a *Authority) make(b *batch, r Role) (serial string, err error) {
 	if err != nil {
 		return "", err
 	}
-	signer, err := a.privateKey(parentSerial)
+	var signer crypto.Signer
+	if r == RoleCAPF {
+		signer, err = a.rootSigner(parentSerial, o.passphrase)
+	} else {
+		signer, err = a.privateKey(parentSerial)
+	}
 	if err != nil {
 		return "", err
 	}
 	template := a.issuerTemplate
-	if r != RoleCAPF {
+	if r == RoleCAPF {
+		if err := a.renewRootCRL(b, parent, parentSerial, signer); err != nil {
+			return "", err
+		}
+	} else {
 		template = func(p *x509.Certificate) *x509.Certificate { return a.roleTemplate(r, p) }
 	}
 	t := template(parent)
@@ -329,6 +347,10 @@ func (a *Authority) Warnings() []string {
 			}
 		}
 	}
+	out = append(out, a.lateWarnings()...)
+	if serial, ok := a.current(RoleRoot); ok && a.rootPlace(serial) == RootOpen {
+		out = append(out, "the root's private key lies on this appliance without a passphrase: ringfence cert root protect locks it, cert root export and remove take it away")
+	}
 	if serial, ok := a.current(RoleSASTRecovery); ok {
 		if _, exported := a.opts.State.Get(a.exportedKey(serial)); !exported {
 			out = append(out, "the recovery key of the trust lists was not exported yet: without it, losing this appliance locks every phone")
@@ -336,6 +358,28 @@ func (a *Authority) Warnings() []string {
 	}
 	return out
 }
+
+// lateWarnings names certificates that are due and that nobody but an administrator can replace.
+func (a *Authority) lateWarnings() []string {
+	var out []string
+	for _, r := range Roles() {
+		id, err := a.Identity(r)
+		if err != nil || a.Stage(r) != "" || id.Leaf.NotAfter.Sub(a.now()) >= lifeOf(id.Leaf)/3 {
+			continue
+		}
+		switch serial, _ := a.current(r); {
+		case a.imported(serial):
+			out = append(out, fmt.Sprintf("the imported certificate of role %s ends on %s: import its successor (ringfence cert import --role %s), or it is replaced by one of this appliance's own CA",
+				r, day(id.Leaf.NotAfter), r))
+		case r == RoleCAPF && a.rotatable(r) != nil:
+			out = append(out, fmt.Sprintf("the issuing CA ends on %s, and a new one needs the root's key: ringfence cert rotate --role CAPF asks for its passphrase; a key that was taken away comes back by ringfence cert root restore",
+				day(id.Leaf.NotAfter)))
+		}
+	}
+	return out
+}
+
+func lifeOf(c *x509.Certificate) time.Duration { return c.NotAfter.Sub(c.NotBefore) }
 
 // subject is a name with the organisation; Go writes it O first, then CN.
 func (a *Authority) subject(cn string) pkix.Name {

@@ -168,7 +168,7 @@ func (a *Authority) PlanRotation(r Role, fetched Fetched) (Plan, []string, error
 		return Plan{}, nil, fmt.Errorf("pki: rotate %s: %w", r, ErrUnknown)
 	}
 	s, running := a.rotation(r)
-	if err := a.rotatable(r); err != nil && !running {
+	if err := a.rotatable(r); err != nil && !running && !errors.Is(err, ErrRootLocked) {
 		return Plan{}, nil, fmt.Errorf("pki: rotate %s: %w", r, err)
 	}
 	p := a.plan(r, s, fetched)
@@ -189,8 +189,12 @@ func (a *Authority) Rotations(fetched Fetched) []Plan {
 // rotatable reports why a role cannot be rotated, or nil.
 func (a *Authority) rotatable(r Role) error {
 	if r == RoleCAPF {
-		if root, ok := a.current(RoleRoot); !ok || !a.hasKey(root) {
+		root, ok := a.current(RoleRoot)
+		switch {
+		case !ok || a.rootPlace(root) == RootAway:
 			return ErrRootKey
+		case a.rootPlace(root) == RootLocked:
+			return ErrRootLocked
 		}
 		return nil
 	}
@@ -311,10 +315,17 @@ func (a *Authority) plan(r Role, s saved, fetched Fetched) Plan {
 func (a *Authority) Rotate(ctx context.Context, r Role, by string) (Plan, error) {
 	a.rotateMu.Lock()
 	defer a.rotateMu.Unlock()
-	return a.rotateLocked(ctx, r, by)
+	return a.rotateLocked(ctx, r, by, order{})
 }
 
-func (a *Authority) rotateLocked(ctx context.Context, r Role, by string) (Plan, error) {
+// RotateIssuer is Rotate for the issuing CA while the root's key is locked with a passphrase.
+func (a *Authority) RotateIssuer(ctx context.Context, by, passphrase string) (Plan, error) {
+	a.rotateMu.Lock()
+	defer a.rotateMu.Unlock()
+	return a.rotateLocked(ctx, RoleCAPF, by, order{passphrase: passphrase})
+}
+
+func (a *Authority) rotateLocked(ctx context.Context, r Role, by string, o order) (Plan, error) {
 	fail := func(err error) (Plan, error) { return Plan{}, fmt.Errorf("pki: rotate %s: %w", r, err) }
 	if a.opts.Phones == nil {
 		return fail(errors.New("nobody told which phones there are"))
@@ -331,14 +342,14 @@ func (a *Authority) rotateLocked(ctx context.Context, r Role, by string) (Plan, 
 			return fail(fmt.Errorf("role %s %w", pair[1], ErrRotating))
 		}
 	}
-	if err := a.rotatable(r); err != nil {
+	if err := a.rotatable(r); err != nil && o.given == nil && (o.passphrase == "" || !errors.Is(err, ErrRootLocked)) {
 		return fail(err)
 	}
 	if err := a.CheckClock(ctx); err != nil {
 		return fail(err)
 	}
 	s := saved{By: by, Began: a.now()}
-	if err := a.enter(ctx, r, s, after(r, "")); err != nil {
+	if err := a.enter(ctx, r, s, after(r, ""), o); err != nil {
 		return fail(err)
 	}
 	a.log.Info("rotation began", "role", string(r), "by", by)
@@ -393,7 +404,7 @@ func (a *Authority) Advance(ctx context.Context, now time.Time, fetched Fetched)
 	var changes []Change
 	var errs []error
 	for _, r := range a.DueRotations(now) {
-		if _, err := a.rotateLocked(ctx, r, ByRenewal); err != nil {
+		if _, err := a.rotateLocked(ctx, r, ByRenewal, order{}); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -410,7 +421,7 @@ func (a *Authority) Advance(ctx context.Context, now time.Time, fetched Fetched)
 				break
 			}
 			next := after(r, s.Stage)
-			if err := a.enter(ctx, r, s, next); err != nil {
+			if err := a.enter(ctx, r, s, next, order{}); err != nil {
 				errs = append(errs, fmt.Errorf("pki: rotate %s: %w", r, err))
 				break
 			}
@@ -443,7 +454,7 @@ func (a *Authority) ready(r Role, s saved, now time.Time, fetched Fetched) strin
 
 // enter leads a rotation into a stage, in one group of writes. What the stage needs is made here, so that a crash before the
 // group leaves nothing behind.
-func (a *Authority) enter(ctx context.Context, r Role, s saved, to Stage) error {
+func (a *Authority) enter(ctx context.Context, r Role, s saved, to Stage, o order) error {
 	b := newBatch(a.opts.State)
 	current, _ := a.current(r)
 	plan, next, previous := a.rotateKey(r, "plan"), a.rotateKey(r, "next"), a.rotateKey(r, "previous")
@@ -463,14 +474,14 @@ func (a *Authority) enter(ctx context.Context, r Role, s saved, to Stage) error 
 		}
 		b.set[next] = []byte(recovery)
 	case to == StagePublish:
-		serial, err := a.make(b, r)
+		serial, err := a.make(b, r, o)
 		if err != nil {
 			return err
 		}
 		b.set[next] = []byte(serial)
 	case to == StageRetire && r == RoleSAST:
 		v, _ := a.opts.State.Get(next)
-		made, err := a.make(b, RoleSASTRecovery)
+		made, err := a.make(b, RoleSASTRecovery, order{})
 		if err != nil {
 			return err
 		}
@@ -479,7 +490,7 @@ func (a *Authority) enter(ctx context.Context, r Role, s saved, to Stage) error 
 		b.set[previous] = []byte(current)
 		b.del = append(b.del, next)
 	case to == StageRetire && r == RoleSASTRecovery:
-		made, err := a.make(b, r)
+		made, err := a.make(b, r, o)
 		if err != nil {
 			return err
 		}
@@ -521,8 +532,11 @@ func (a *Authority) DueRotations(now time.Time) []Role {
 		if err != nil || a.rotatable(r) != nil {
 			continue
 		}
-		life := id.Leaf.NotAfter.Sub(id.Leaf.NotBefore)
-		if id.Leaf.NotAfter.Sub(now) < life/3 {
+		part := lifeOf(id.Leaf) / 3
+		if serial, _ := a.current(r); a.imported(serial) {
+			part /= 2 // see Import
+		}
+		if id.Leaf.NotAfter.Sub(now) < part {
 			due = append(due, r)
 		}
 	}

@@ -83,6 +83,8 @@ func refused(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, pki.ErrRootLocked):
+		return admin.Refuse("%s: ringfence cert issuer renew asks for it", strings.TrimPrefix(err.Error(), "pki: "))
 	case errors.Is(err, pki.ErrUnknown), errors.Is(err, pki.ErrRotating), errors.Is(err, pki.ErrRootKey), errors.Is(err, pki.ErrClock):
 		return admin.Refuse("%s", strings.TrimPrefix(err.Error(), "pki: "))
 	}

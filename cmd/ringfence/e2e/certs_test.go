@@ -130,3 +130,120 @@ func TestRevocationIsPublished(t *testing.T) {
 		t.Errorf("after the change of the issuing CA:\n%s", out)
 	}
 }
+
+// sh runs a command line in a folder.
+func sh(t testing.TB, dir, command string) string {
+	t.Helper()
+	cmd := exec.CommandContext(within(t, 30*time.Second), "sh", "-ec", command)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, out)
+	}
+	return string(out)
+}
+
+// An administrator brings a VPN certificate of the company's CA as PKCS #12, and the gateway shows it with its chain.
+func TestOwnCertificate(t *testing.T) {
+	d := newDaemon(t, morning)
+	dir := t.TempDir()
+	sh(t, dir, `
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout root.key -out root.pem -days 30 -subj "/CN=Company Root" -addext keyUsage=critical,keyCertSign,cRLSign 2>&1
+openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.csr -subj "/CN=Company Servers" 2>&1
+printf 'basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n' > ca.ext
+openssl x509 -req -in ca.csr -CA root.pem -CAkey root.key -CAcreateserial -days 20 -extfile ca.ext -out ca.pem 2>&1
+openssl req -new -newkey rsa:2048 -nodes -keyout vpn.key -out vpn.csr -subj "/CN=vpn.example.com" 2>&1
+printf 'subjectAltName=DNS:vpn.example.com\nextendedKeyUsage=serverAuth\n' > vpn.ext
+openssl x509 -req -in vpn.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 10 -extfile vpn.ext -out vpn.pem 2>&1
+openssl pkcs12 -export -inkey vpn.key -in vpn.pem -certfile ca.pem -passout pass:company-secret -out vpn.p12
+echo company-secret > secret`)
+	in := func(name string) string { return filepath.Join(dir, name) }
+	for _, tc := range []struct{ args, want string }{
+		{"cert import vpn.p12", "--role is missing"},
+		{"cert import vpn.p12 --role VPN", "passphrase is wanted"},
+		{"cert import ca.pem --role CAPF", "no private key"},
+		{"cert import vpn.p12 --role SAST --passphrase-file secret", "SAST-RECOVERY"},
+		{"cert import vpn.p12 --role CAPF --passphrase-file secret", "CA:TRUE"},
+	} {
+		var args []string
+		for _, a := range strings.Fields(tc.args) {
+			if strings.Contains(a, ".p12") || strings.Contains(a, ".pem") || a == "secret" {
+				a = in(a)
+			}
+			args = append(args, a)
+		}
+		if out, code := d.try(args...); code == 0 || !strings.Contains(out, tc.want) {
+			t.Errorf("%s: status %d, %s; want %q", tc.args, code, out, tc.want)
+		}
+	}
+	out := d.verb("cert", "import", in("vpn.p12"), "--role", "VPN", "--root", in("root.pem"), "--passphrase-file", in("secret"))
+	if !strings.Contains(out, "vpn.example.com") || !strings.Contains(out, "certificate of role VPN now") {
+		t.Errorf("import says %s", out)
+	}
+	if strings.Contains(d.log.String(), "company-secret") {
+		t.Error("the passphrase is in the log")
+	}
+	shown, _ := openssl(t, "", "s_client", "-connect", d.site.Address+":443", "-CAfile", in("root.pem"), "-verify_return_error")
+	if !strings.Contains(shown, "Verify return code: 0") || !strings.Contains(shown, "CN = vpn.example.com") {
+		t.Errorf("the gateway shows:\n%s", shown)
+	}
+	d.verb("cert", "export", "CCM", "--out", in("ccm.pem"))
+	if n := strings.Count(sh(t, dir, "openssl storeutl -certs -noout -text ccm.pem"), "Certificate:"); n != 3 {
+		t.Errorf("%d certificates exported, want leaf, issuing CA and root", n)
+	}
+}
+
+// The root's key is locked and taken away, and gives a second appliance its issuing CA when it is asked with its passphrase.
+func TestRootOffTheAppliance(t *testing.T) {
+	d, second := newDaemon(t, morning), newDaemon(t, morning)
+	dir := t.TempDir()
+	secret, backup := filepath.Join(dir, "secret"), filepath.Join(dir, "root.age")
+	if err := os.WriteFile(secret, []byte("correct horse battery\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refuses := func(want string, verb ...string) {
+		t.Helper()
+		if out, code := d.try(verb...); code == 0 || !strings.Contains(out, want) {
+			t.Errorf("%v: status %d, %s; want %q", verb, code, out, want)
+		}
+	}
+	if out := d.verb("status"); !strings.Contains(out, "without a passphrase") {
+		t.Errorf("status does not say that the root lies open:\n%s", out)
+	}
+	refuses("passphrase is wanted", "cert", "root", "protect")
+	d.verb("cert", "root", "protect", "--passphrase-file", secret)
+	if out := d.verb("status"); strings.Contains(out, "without a passphrase") {
+		t.Errorf("status still says that the root lies open:\n%s", out)
+	}
+	refuses("cert issuer renew asks for it", "cert", "rotate", "--role", "CAPF")
+	if out := d.verb("cert", "issuer", "renew", "--passphrase-file", secret); !strings.Contains(out, "of role CAPF now") {
+		t.Errorf("renewed: %s", out)
+	}
+	refuses("not exported yet", "cert", "root", "remove")
+	d.verb("cert", "root", "export", "--out", backup, "--passphrase-file", secret)
+	d.verb("cert", "root", "remove")
+	request, signed := filepath.Join(dir, "request.pem"), filepath.Join(dir, "signed.pem")
+	second.verb("cert", "issuer", "request", "--out", request)
+	refuses("not on this appliance", "cert", "issuer", "sign", request, "--passphrase-file", secret)
+	d.verb("cert", "root", "restore", backup, "--passphrase-file", secret)
+	refuses("passphrase", "cert", "issuer", "sign", request)
+	d.verb("cert", "issuer", "sign", request, "--out", signed, "--passphrase-file", secret)
+	d.verb("cert", "export", "root", "--out", filepath.Join(dir, "root.pem"))
+	if out := second.verb("cert", "issuer", "install", signed, "--root", filepath.Join(dir, "root.pem")); !strings.Contains(out, "of role CAPF now") {
+		t.Errorf("installed: %s", out)
+	}
+	// What the second appliance issues from now on, the root of the first vouches for.
+	ada := second.newPhone("SEP001122AA0001", "8851", 1)
+	second.ready(ada)
+	lsc := second.ofDevice("SEP001122AA0001")
+	cas, _ := download(t, "http://"+second.site.Address+":6974/ca.pem")
+	block, _ := pem.Decode([]byte(sh(t, dir, "cat signed.pem"))) // the first one
+	issuer := filepath.Join(dir, "issuer.pem")
+	if err := os.WriteFile(issuer, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := openssl(t, "", "ocsp", "-issuer", issuer, "-CAfile", cas, "-url", "http://"+second.site.Address+":6974/ocsp", "-serial", "0x"+lsc.Serial)
+	if err != nil || !strings.Contains(out, ": good") {
+		t.Errorf("certificate of the phone under the new issuing CA: %v\n%s", err, out)
+	}
+}
