@@ -211,10 +211,17 @@ func TestOpenconnect(t *testing.T) {
 // hears himself if both directions work; else it says a tone of 1500 Hz. (Its bridge device, which makes the echo, often sends nothing
 // after a call of its own was ringing for a while.)
 func (h *host) baresip(d *daemon, transport string, echo bool) {
+	h.t.Helper()
 	h.baresipWith(d, transport, "PCMU/8000/1", echo)
 }
 
 func (h *host) baresipWith(d *daemon, transport, codec string, echo bool) {
+	h.t.Helper()
+	h.baresipAt("198.51.100.2", "cable", d, transport, codec, echo)
+}
+
+// baresipAt is baresip at another address of the host.
+func (h *host) baresipAt(address, device string, d *daemon, transport, codec string, echo bool) {
 	t := h.t
 	t.Helper()
 	dir := t.TempDir()
@@ -228,7 +235,8 @@ func (h *host) baresipWith(d *daemon, transport, codec string, echo bool) {
 		audio = "audio_source aubridge,loop\naudio_player aubridge,loop\n"
 	}
 	writeTone(t, filepath.Join(dir, "tone.wav"), 1500, 60*time.Second)
-	write("config", `sip_listen 198.51.100.2:5070
+	write("config", `sip_listen `+address+`:5070
+net_interface `+device+`
 module_path /usr/lib/baresip/modules
 module g711.so
 module g722.so

@@ -52,7 +52,7 @@ var vpnSite = strings.NewReplacer(
     vpn: typed
     vpn_password: "`+doorPassword+`"
 `,
-).Replace(morning) + `  - {number: "304", phone: SEP001122AA0004, index: 1}
+).Replace(morning) + `  - {number: "304", user: uma, phone: SEP001122AA0004, index: 1}
 `
 
 const (
