@@ -26,7 +26,7 @@ func newEar() ear { return ear{decoder: *codec.NewG722Decoder(), in: jitter{dept
 
 // take puts a packet in; its session's rx is locked.
 func (e *ear) take(p packet, kind uint8, payload []byte, again bool, now int64) {
-	if kind != playNothing {
+	if kind != playNothing && kind != playEvent {
 		e.in.arrive(p, kind, payload, again, now)
 	}
 }

@@ -11,6 +11,7 @@ const (
 	playL16  // 16 kHz
 	playL16n // 8 kHz
 	playable
+	playEvent = playable // no sound, but a key press
 )
 
 // codecs are what is known of them: the format, the rate of samples, and how many samples so many octets hold.
@@ -127,7 +128,7 @@ func (s *Session) sendFrame(source any, e *encodings, mem *scratch, now int64) {
 	if tx.closed || !tx.playing {
 		return
 	}
-	if tx.muted || tx.target.len == 0 || tx.playKind == playNothing {
+	if tx.muted || tx.pressing > 0 || tx.target.len == 0 || tx.playKind == playNothing {
 		tx.count.Muted++
 		return
 	}

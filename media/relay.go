@@ -191,7 +191,7 @@ func (s *Session) forward(w *worker, source *Session, p packet, buf []byte, agai
 	if tx.closed {
 		return false
 	}
-	if tx.muted || tx.playing || tx.target.len == 0 {
+	if tx.muted || tx.playing || tx.pressing > 0 || tx.target.len == 0 {
 		tx.count.Muted++
 		return false
 	}

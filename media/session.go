@@ -107,6 +107,7 @@ type Session struct {
 		target   sockaddr
 		ctrlTo   sockaddr
 		muted    bool
+		pressing int   // key presses go out, and no sound
 		playing  bool  // a player's sound goes out, and nothing of the other party
 		playKind uint8 // in which codec
 		playPT   uint8
@@ -125,7 +126,7 @@ type Session struct {
 type formatEntry struct {
 	rate  uint32 // 0: no such payload type
 	event bool
-	kind  uint8 // codec that can be decoded here, or playNothing
+	kind  uint8 // codec that can be decoded here, playEvent, or playNothing
 }
 
 // endpoint is one of the two sockets of a session.
@@ -310,7 +311,10 @@ func (s *Session) setSender(r Remote, out *srtp.Context) {
 func table(formats []Format) (t [128]formatEntry) {
 	for _, f := range formats {
 		if f.PT < 128 {
-			t[f.PT] = formatEntry{rate: max(f.Rate, 1), event: strings.EqualFold(f.Name, "telephone-event"), kind: playableOf(f)}
+			t[f.PT] = formatEntry{rate: max(f.Rate, 1), kind: playableOf(f)}
+			if strings.EqualFold(f.Name, "telephone-event") {
+				t[f.PT].event, t[f.PT].kind = true, playEvent
+			}
 		}
 	}
 	return t
