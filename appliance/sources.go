@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -52,8 +53,11 @@ func (a *appliance) status() admin.StatusInfo {
 	if st, err := boot.ReadStatus(); err == nil {
 		s.Image = &st
 	}
-	for _, p := range a.phones() {
+	for _, p := range a.phones(false) {
 		switch {
+		case p.More > 0:
+			s.MoreWait = p.More
+			continue
 		case !p.Declared:
 			s.Waiting = append(s.Waiting, p.Device)
 			continue
@@ -102,16 +106,27 @@ func (a *appliance) listeners() map[string][]string {
 	return out
 }
 
-// phones are the declared phones in the document's order, then those that wait to be declared.
-func (a *appliance) phones() []admin.PhoneInfo {
+// maxWaiting is how many devices that wait to be declared are listed unless all are asked for: names can be invented.
+const maxWaiting = 10
+
+// phones are the declared phones in the document's order, then those that wait to be declared, the most persistent ones first; or
+// all that wait.
+func (a *appliance) phones(waiting bool) []admin.PhoneInfo {
 	var out []admin.PhoneInfo
-	for i := range a.doc().Phones {
-		out = append(out, a.phoneInfo(&a.doc().Phones[i]))
-	}
-	for _, s := range a.recorder.Devices() {
-		if !s.Declared {
-			out = append(out, admin.PhoneInfo{Device: s.Device, State: a.recorder.Stand(s.Device).State})
+	if !waiting {
+		for i := range a.doc().Phones {
+			out = append(out, a.phoneInfo(&a.doc().Phones[i]))
 		}
+	}
+	unknown := slices.DeleteFunc(a.recorder.Devices(), func(s phone.Seen) bool { return s.Declared })
+	slices.SortStableFunc(unknown, func(x, y phone.Seen) int {
+		return cmp.Or(cmp.Compare(y.Notes, x.Notes), y.Last.Compare(x.Last))
+	})
+	for i, s := range unknown {
+		if i == maxWaiting && !waiting {
+			return append(out, admin.PhoneInfo{State: phone.StateWaiting, Lines: []admin.PhoneLine{}, More: len(unknown) - maxWaiting})
+		}
+		out = append(out, admin.PhoneInfo{Device: s.Device, State: a.recorder.Stand(s.Device).State})
 	}
 	return out
 }

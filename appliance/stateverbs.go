@@ -26,6 +26,7 @@ func stateVerbs() []admin.Verb {
 		{Name: "line get", Args: "NUMBER [FIELD]", Min: 1, Max: 2, Short: "fields of a line by the names that dial plans know", Print: printFields,
 			Help: "Fields: " + strings.Join(state.FieldNames(), ", ") + ".\nOlder names (vmexten, regcallid, ciscodevicename, ...) are known, too."},
 		{Name: "line set", Args: "NUMBER FIELD VALUE", Min: 3, Max: 3, Short: "set a field of a line: callforward, donotdisturb, huntgroup", Change: true, Print: printField},
+		{Name: "line check-sync", Args: "NUMBER", Min: 1, Max: 1, Short: "ask another vendor's phone to look for a new configuration", Change: true, Print: printText},
 		{Name: "watch list", Args: "[NUMBER|DEVICE]", Max: 1, Short: "who watches whom, what was shown and what the phone has confirmed", Print: printWatchers},
 		{Name: "watch refresh", Args: "DEVICE|NUMBER", Min: 1, Max: 1, Short: "send a phone its initial state and lamps again, or everybody the lamp of a number", Change: true, Print: printText},
 		{Name: "watch check", Short: "compare what phones show with dialogs and registrations now, and repair it", Change: true, Print: printCheck},
@@ -37,7 +38,7 @@ func stateVerbs() []admin.Verb {
 func (a *appliance) stateHandlers() map[string]admin.Handler {
 	return map[string]admin.Handler{
 		"line dnd": a.lineToggle("donotdisturb"), "line hunt": a.lineToggle("huntgroup"), "line messages": a.lineMessages,
-		"line get": a.lineGet, "line set": a.lineSet,
+		"line get": a.lineGet, "line set": a.lineSet, "line check-sync": a.lineCheckSync,
 		"watch list": a.watchList, "watch refresh": a.watchRefresh, "watch check": a.watchCheck,
 		"switch list": a.switchList, "switch set": a.switchSet,
 	}
@@ -170,6 +171,23 @@ func (a *appliance) lineSet(ctx context.Context, r admin.Request) (any, error) {
 		return nil, admin.Refuse("line %s: %v", number, err)
 	}
 	return a.field(number, name)
+}
+
+func (a *appliance) lineCheckSync(ctx context.Context, r admin.Request) (any, error) {
+	number := r.Args[0]
+	if err := a.knownLine(ctx, number); err != nil {
+		return nil, err
+	}
+	if l, _ := a.doc().Line(number); l.Phone != "" {
+		return nil, admin.Refuse("line %s is on phone %s, which takes ringfence phone check-version", number, l.Phone)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	n, err := a.sip.State().CheckSync(ctx, number)
+	if err != nil {
+		return nil, admin.Refuse("line %s: %v", number, err)
+	}
+	return say("%d phones of line %s look for a new configuration", n, number)
 }
 
 // WatcherInfo is one who watches a number.

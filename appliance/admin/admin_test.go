@@ -117,7 +117,7 @@ func TestAnswers(t *testing.T) {
 
 func TestEmptyLists(t *testing.T) {
 	_, c := serve(t, Options{Handlers: Sources{
-		Status: func() StatusInfo { return StatusInfo{} }, Phones: func() []PhoneInfo { return nil }, Phone: func(string) (PhoneInfo, bool) { return PhoneInfo{}, false },
+		Status: func() StatusInfo { return StatusInfo{} }, Phones: func(bool) []PhoneInfo { return nil }, Phone: func(string) (PhoneInfo, bool) { return PhoneInfo{}, false },
 		Lines: func() []LineInfo { return nil }, Line: func(string) (LineInfo, bool) { return LineInfo{}, false }, Certs: func() []CertInfo { return nil },
 		VPNSessions: func() []VPNSessionInfo { return nil }, Calls: func() []CallInfo { return nil },
 	}.Handlers()})

@@ -21,7 +21,8 @@ type StatusInfo struct {
 	Calls     int           `json:"calls"`
 	VPN       int           `json:"vpn_sessions"`
 	Stuck     []string      `json:"stuck,omitempty"`   // declared phones that need a hand
-	Waiting   []string      `json:"waiting,omitempty"` // devices that ask but are not declared
+	Waiting   []string      `json:"waiting,omitempty"` // devices that ask but are not declared, the most persistent ones
+	MoreWait  int           `json:"more_waiting,omitempty"`
 	Warnings  []string      `json:"warnings,omitempty"`
 	Authority string        `json:"authority,omitempty"` // SHA-256 of the certificate authority's root
 	Image     *boot.Status  `json:"image,omitempty"`     // what init tells, where this is the appliance image
@@ -65,6 +66,8 @@ type PhoneInfo struct {
 	Warnings     []string          `json:"warnings,omitempty"`
 	Stand        *phone.Stand      `json:"stand,omitempty"`
 	Boot         []phone.Entry     `json:"boot,omitempty"`
+	// More stands in a last entry without device: so many further devices wait. phone list --waiting shows them.
+	More int `json:"more,omitempty"`
 }
 
 // PasswordInClear is the warning that every non-secure phone carries.
@@ -223,7 +226,7 @@ type Flow struct {
 // which they are to be shown.
 type Sources struct {
 	Status      func() StatusInfo
-	Phones      func() []PhoneInfo
+	Phones      func(waiting bool) []PhoneInfo // waiting: only those that wait to be declared, all of them
 	Phone       func(device string) (PhoneInfo, bool) // declared, or waiting to be
 	Lines       func() []LineInfo
 	Line        func(number string) (LineInfo, bool)

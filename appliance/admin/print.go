@@ -140,7 +140,11 @@ func printStatus(w io.Writer, s StatusInfo) {
 		fmt.Fprintf(w, "\n%s stuck: %s\n  ringfence phone show %s tells why\n", plural(len(s.Stuck), "phone"), strings.Join(s.Stuck, ", "), s.Stuck[0])
 	}
 	if len(s.Waiting) > 0 {
-		fmt.Fprintf(w, "\n%s waiting to be declared: %s\n", plural(len(s.Waiting), "phone"), strings.Join(s.Waiting, ", "))
+		fmt.Fprintf(w, "\n%s waiting to be declared: %s", plural(len(s.Waiting)+s.MoreWait, "phone"), strings.Join(s.Waiting, ", "))
+		if s.MoreWait > 0 {
+			fmt.Fprintf(w, " and %d more; ringfence phone list --waiting shows them", s.MoreWait)
+		}
+		fmt.Fprintln(w)
 	}
 	printImage(w, s.Image)
 	printWarnings(w, s.Warnings)
@@ -182,7 +186,12 @@ func printPhones(w io.Writer, phones []PhoneInfo) {
 		return
 	}
 	rows := make([][]string, 0, len(phones))
+	more := 0
 	for _, p := range phones {
+		if p.More > 0 {
+			more = p.More
+			continue
+		}
 		var numbers []string
 		for _, l := range p.Lines {
 			numbers = append(numbers, l.Number)
@@ -197,6 +206,9 @@ func printPhones(w io.Writer, phones []PhoneInfo) {
 		rows = append(rows, []string{p.Device, p.Model, p.Label, p.Security, strings.Join(numbers, " "), where, since, state})
 	}
 	table(w, []string{"DEVICE", "MODEL", "LABEL", "SECURITY", "LINES", "REGISTERED FROM", "SINCE", "STATE"}, rows)
+	if more > 0 {
+		fmt.Fprintf(w, "%d more wait to be declared; ringfence phone list --waiting shows them\n", more)
+	}
 }
 
 func printPhone(w io.Writer, p PhoneInfo) {

@@ -52,7 +52,7 @@ func sample() Sources {
 				Phones: Count{2, 1}, Lines: Count{4, 3}, Calls: 1, VPN: 1, Stuck: []string{"SEP001122AA0002"}, Waiting: []string{"SEP00AABBCCDD01"},
 				Warnings: []string{"vpn is off"}}
 		},
-		Phones: func() []PhoneInfo { return phones },
+		Phones: func(bool) []PhoneInfo { return phones },
 		Phone: func(device string) (PhoneInfo, bool) {
 			for _, p := range phones {
 				if p.Device == device {

@@ -113,7 +113,8 @@ func Undeclared(kind, name string, declared []string) error {
 func Verbs() []Verb {
 	return []Verb{
 		{Name: "status", Short: "the appliance at a glance: services, phones, calls", Print: printer(printStatus)},
-		{Name: "phone list", Short: "every phone and where it stands", Print: printer(printPhones)},
+		{Name: "phone list", Short: "every phone and where it stands", Print: printer(printPhones),
+			Flags: []Flag{{Name: "waiting", Usage: "those that ask and are not declared, all of them", Bool: true}}},
 		{Name: "phone show", Args: "DEVICE", Min: 1, Max: 1, Short: "one phone: registration, certificate, boot record, and what to do when it is stuck",
 			Help: "DEVICE is the phone's name, SEP and its MAC address; the MAC address alone will do, in any spelling.", Print: printer(printPhone)},
 		{Name: "line list", Short: "every line", Print: printer(printLines)},
@@ -144,8 +145,8 @@ func (s Sources) Handlers() map[string]Handler {
 			st.Services = list(st.Services)
 			return st, nil
 		},
-		"phone list": func(context.Context, Request) (any, error) {
-			phones := list(s.Phones())
+		"phone list": func(_ context.Context, r Request) (any, error) {
+			phones := list(s.Phones(r.Flags["waiting"] != ""))
 			for i := range phones {
 				phones[i].Lines = list(phones[i].Lines)
 			}
@@ -156,7 +157,7 @@ func (s Sources) Handlers() map[string]Handler {
 			p, ok := s.Phone(name)
 			if !ok {
 				var declared []string
-				for _, p := range s.Phones() {
+				for _, p := range s.Phones(false) {
 					if p.Declared {
 						declared = append(declared, p.Device)
 					}

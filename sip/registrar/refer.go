@@ -73,7 +73,7 @@ func (r *Registrar) token(tx *transaction.Server) {
 	}
 	wait := 2 + rand.IntN(9) // apart, so that they do not all ask again at once
 	if !ready {
-		wait += 20
+		wait += 4
 	}
 	tx.Answer(503, sip.NewHeader("Retry-After", strconv.Itoa(wait)))
 }

@@ -3,6 +3,7 @@ package phone
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -232,3 +233,13 @@ func (p *Phone) callID(host string) string {
 
 // tag makes a From tag: MAC and random digits.
 func (p *Phone) tag() string { return p.mac + hexString(6) + "-" + hexString(4) }
+
+// Certificate is the phone's own certificate with its key, empty before enrolment.
+func (p *Phone) Certificate() tls.Certificate {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.flash.lsc == nil {
+		return tls.Certificate{}
+	}
+	return *p.flash.lsc
+}
