@@ -226,7 +226,7 @@ type Flow struct {
 // which they are to be shown.
 type Sources struct {
 	Status      func() StatusInfo
-	Phones      func(waiting bool) []PhoneInfo // waiting: only those that wait to be declared, all of them
+	Phones      func(waiting bool) []PhoneInfo        // waiting: only those that wait to be declared, all of them
 	Phone       func(device string) (PhoneInfo, bool) // declared, or waiting to be
 	Lines       func() []LineInfo
 	Line        func(number string) (LineInfo, bool)
