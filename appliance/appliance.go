@@ -17,6 +17,7 @@ import (
 
 	"ringfence/appliance/admin"
 	"ringfence/appliance/backup"
+	"ringfence/appliance/callrecord"
 	"ringfence/appliance/netsvc"
 	"ringfence/appliance/phone"
 	"ringfence/appliance/provision"
@@ -136,6 +137,7 @@ type appliance struct {
 	sip       *sip.Server
 	calls     *call.Manager
 	features  *feature.Features
+	records   *callrecord.Keeper
 	rollouts  *rollouts
 	gateway   holder[vpn.Gateway]
 	userRoots []*x509.Certificate

@@ -24,6 +24,10 @@ func (a *appliance) setupCalls() error {
 		Plan: a.plan.Load, Address: a.doc().Node.Address, SRTP: policy,
 		SessionExpires: a.doc().SIP.SessionExpires.D(), Note: a.recorder.Note,
 	}
+	if err := a.setupRecords(); err != nil {
+		return err
+	}
+	o.Began, o.Ended = a.records.Began, a.records.Ended
 	a.features = feature.Install(&o, a.doc(), a.sip.State().SetSlot, a.log)
 	var err error
 	if a.calls, err = call.New(o); err != nil {

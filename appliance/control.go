@@ -46,6 +46,7 @@ func Verbs() []admin.Verb {
 	verbs = append(verbs, trustadmin.Verbs()...)
 	verbs = append(verbs, certadmin.Verbs()...)
 	verbs = append(verbs, stateVerbs()...)
+	verbs = append(verbs, recordVerbs()...)
 	verbs = append(verbs, rolloutVerbs()...)
 	subject := func(v admin.Verb) string { s, _, _ := strings.Cut(v.Name, " "); return s }
 	order := map[string]int{}
@@ -121,6 +122,7 @@ func (a *appliance) handlers() map[string]admin.Handler {
 		"plan explain": a.planExplain, "backup": a.backup,
 	})
 	maps.Copy(h, a.stateHandlers())
+	maps.Copy(h, a.recordHandlers())
 	maps.Copy(h, a.rolloutHandlers())
 	return h
 }

@@ -79,6 +79,7 @@ var atStart = []struct {
 	{"pki", func(d *config.Document) any { p := d.PKI; p.Trusted, p.RestartPhones = nil, ""; return p }},
 	{"sip", func(d *config.Document) any { return d.SIP }},
 	{"site.domain", func(d *config.Document) any { return d.Site.Domain }},
+	{"records.homer", func(d *config.Document) any { return d.Records.Homer }},
 	{"vpn.enabled", func(d *config.Document) any { return d.VPN.Enabled }},
 	{"vpn.user_roots", func(d *config.Document) any { return d.VPN.UserRoots }},
 	{"vpn.max_sessions", func(d *config.Document) any { return d.VPN.MaxSessions }},

@@ -29,6 +29,8 @@ type Document struct {
 	RoutesIn  []RouteIn   `yaml:"routes_in" doc:"Calls from trunks."`
 	RoutesOut []RouteOut  `yaml:"routes_out" doc:"Calls to trunks."`
 
+	Records Records `yaml:"records" doc:"What is kept of calls."`
+
 	Include []string `yaml:"include" doc:"Files or patterns of files to read as well, relative to this one; lists are appended in order, a value set twice is an error."`
 
 	index  *index
@@ -379,6 +381,12 @@ type Conference struct {
 	EveryoneAdmin bool `yaml:"everyone_admin" default:"true" doc:"Every Cisco phone in a conference may list, mute, remove and add; otherwise only the one that made it."`
 	Keep          bool `yaml:"keep" default:"false" doc:"The conference goes on after its last administrator has left; otherwise everybody is released."`
 	MaxGuests     int  `yaml:"max_guests" default:"60" min:"3" max:"500" doc:"Parties of one conference."`
+}
+
+// Records says what is kept of calls.
+type Records struct {
+	KeepDays int    `yaml:"keep_days" default:"365" min:"0" max:"3650" doc:"Days that call records are kept; 0 is for ever."`
+	Homer    string `yaml:"homer" max:"255" pattern:"^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$" want:"a host and port like 192.0.2.9:9060" doc:"Collector that gets the SIP messages of calls, secrets removed, by HEP version 3 over UDP. Read at the start. None when empty."`
 }
 
 // Schedule is a set of open hours.

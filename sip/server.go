@@ -135,8 +135,8 @@ func New(o Options) (*Server, error) {
 		Listen: o.Listen, Log: o.Log, OnMessage: s.layer.Receive, OnClose: s.flowClosed, Certificate: o.Certificate,
 		VerifyClient: o.VerifyClient, MaxMessage: o.MaxMessage, MaxFlows: o.MaxFlows, MaxPerSource: o.MaxPerSource,
 		Trace: func(f flow.Flow, out bool, m sipgo.Message) {
-			if _, ok := s.reg.ByFlow(f); ok { // strangers cannot push calls out of the ring
-				s.traces.Record(f, out, m)
+			if id, ok := s.reg.ByFlow(f); ok { // strangers cannot push calls out of the ring
+				s.traces.Record(f, id.Line, out, m)
 			}
 			if o.Trace != nil {
 				o.Trace(f, out, m)

@@ -568,7 +568,7 @@ func (c *Call) other(l *Leg) *Leg {
 }
 
 func (c *Call) info() Info {
-	i := Info{ID: c.id, Dialled: c.dialled, Started: c.started, Answered: c.talking, Legs: c.list()}
+	i := Info{ID: c.id, Dialled: c.dialled, From: c.from, Started: c.started, Answered: c.talking, Ways: c.decision.Diversions, Legs: c.list()}
 	switch {
 	case c.caller == nil:
 		i.State = "ending"
@@ -588,6 +588,7 @@ func (c *Call) info() Info {
 func (l *Leg) describe() LegInfo {
 	i := LegInfo{
 		ID: l.ID, Line: l.Line.Number, Name: l.Line.Name, Device: l.Device, Incoming: l.Incoming, State: l.state.String(), Held: l.isHeld,
+		CallID: l.callID, Created: l.created, Answered: l.answered, Through: l.through,
 		End: l.why, RxStat: l.rxStat, TxStat: l.txStat, HasStats: l.hasStats, session: l.media,
 	}
 	i.Shows = l.peer.Name
@@ -597,8 +598,11 @@ func (l *Leg) describe() LegInfo {
 	if a, ok := l.neg.Agreed(); ok {
 		i.Codec, i.Secure = a.Codec.String(), a.Secure
 	}
-	if l.state == down && l.media != nil {
-		i.Media = l.media.Stats()
+	if l.state == down {
+		i.Ended = time.Now()
+		if l.media != nil {
+			i.Media = l.media.Stats()
+		}
 	}
 	return i
 }

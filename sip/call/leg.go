@@ -113,7 +113,9 @@ type Leg struct {
 	rxStat     cisco.Stats // what the phone says it received, from BYE or the answer to it
 	txStat     cisco.Stats
 	hasStats   bool
-	why        string // of the end, for the log and the record
+	why        string   // of the end, for the log and the record
+	last       string   // owner that it has, or had
+	through    []string // owners that it had before that
 }
 
 // inviteSpec is what an outgoing leg asks for.

@@ -114,6 +114,8 @@ type Options struct {
 	ReferServices map[string]func(c *Call, l *Leg, r *Referral, arg string)
 	// Note adds to the boot record of a device; may be nil.
 	Note func(device, step, text string, failed bool)
+	// Began is told about each call as soon as its parties talk, from the call's goroutine, so it must not block. May be nil.
+	Began func(Info)
 	// Ended is told about each call that is over, from the call's goroutine: its legs are those that ended there; a leg that moved
 	// on stands in the record of where it ended. May be nil.
 	Ended func(Info)
@@ -390,8 +392,10 @@ type Info struct {
 	ID       string
 	State    string // calling, ringing, talking, transferring, ending
 	Dialled  string
+	From     string // line whose rights counted
 	Started  time.Time
-	Answered time.Time // zero: not yet
+	Answered time.Time        // zero: not yet
+	Ways     []plan.Diversion // how it was sent on, the last first
 	Legs     []LegInfo
 }
 
@@ -408,6 +412,11 @@ type LegInfo struct {
 	Secure   bool
 	Shows    string // what the phone displays as the other party
 	End      string // why it ended
+	CallID   string // of its dialog
+	Created  time.Time
+	Answered time.Time // zero: not yet
+	Ended    time.Time // zero: not yet
+	Through  []string  // calls that the leg was in before
 	Media    media.Stats
 	RxStat   cisco.Stats // what the phone reported at the end
 	TxStat   cisco.Stats
@@ -423,6 +432,10 @@ func (m *Manager) publish(o *owner) {
 		m.owners[o] = &i
 	}
 	m.mu.Unlock()
+	if !o.began && !i.Answered.IsZero() && m.opt.Began != nil {
+		o.began = true
+		_ = task.Guard(o.log, "call record", func() { m.opt.Began(i) })
+	}
 }
 
 func (m *Manager) gone(o *owner) {

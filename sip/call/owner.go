@@ -36,10 +36,14 @@ type owner struct {
 	// Of the goroutine.
 	legs    map[*Leg]struct{}
 	past    []LegInfo // of those that ended here
+	began   bool      // was told to Options.Began
 	waiting int       // legs lent to another owner, which may come back
 }
 
 const maxPast = 100
+
+// maxThrough bounds how many owners of a leg are remembered.
+const maxThrough = 20
 
 // remember keeps what a leg was, for the record.
 func (o *owner) remember(l *Leg) {
@@ -231,6 +235,10 @@ func (o *owner) cleanup(error) {
 // adopt makes o the owner of a leg; its waiting events come next.
 func (o *owner) adopt(l *Leg) {
 	o.legs[l] = struct{}{}
+	if n := len(l.through); l.last != "" && l.last != o.id && n < maxThrough {
+		l.through = append(l.through[:n:n], l.last)
+	}
+	l.last = o.id
 	l.mu.Lock()
 	l.owner = o
 	pending := len(l.queue) > 0

@@ -6,6 +6,8 @@
 package trace
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,9 +19,11 @@ import (
 
 // Bounds.
 const (
-	MaxCalls    = 500
+	MaxCalls    = 5000
 	MaxMessages = 200 // of one call
+	MaxBytes    = 48 << 20
 	maxText     = 8 << 10
+	overhead    = 256 // of an entry besides its text
 )
 
 // Entry is one message.
@@ -27,7 +31,12 @@ type Entry struct {
 	At        time.Time
 	Out       bool // sent by us
 	Flow      string
+	Transport string // TCP, TLS or UDP
+	Local     netip.AddrPort
 	Peer      string
+	Remote    netip.AddrPort
+	CallID    string
+	Party     string // who is at the other end: the number of the line, as the flow is known
 	StartLine string
 	Text      string // whole, secrets removed
 }
@@ -37,13 +46,18 @@ type Ring struct {
 	mu    sync.Mutex
 	calls map[string]*[]Entry
 	order []string // Call-IDs, oldest first
+	bytes int
+	tap   func(Entry)
 }
 
 // New returns an empty ring.
 func New() *Ring { return &Ring{calls: make(map[string]*[]Entry)} }
 
-// Record keeps a message if it belongs to a call. It is flow.Options.Trace.
-func (r *Ring) Record(f flow.Flow, out bool, m sip.Message) {
+// Tap makes f see every entry as well. It must come before the first message, and f must not block.
+func (r *Ring) Tap(f func(Entry)) { r.tap = f }
+
+// Record keeps a message if it belongs to a call. party is the line at the other end.
+func (r *Ring) Record(f flow.Flow, party string, out bool, m sip.Message) {
 	id, cseq := m.CallID(), m.CSeq()
 	if id == nil || cseq == nil {
 		return
@@ -58,28 +72,45 @@ func (r *Ring) Record(f flow.Flow, out bool, m sip.Message) {
 	if !known && cseq.MethodName != sip.INVITE {
 		return
 	}
-	e := Entry{At: time.Now(), Out: out, Flow: f.ID(), Peer: f.Remote().String(), Text: Redact(m.String())}
+	e := Entry{
+		At: time.Now(), Out: out, Flow: f.ID(), Transport: f.Transport(), Local: f.Local(), Peer: f.Remote().String(), Remote: f.Remote(),
+		CallID: id.Value(), Party: party, Text: Redact(m.String()),
+	}
 	e.StartLine, _, _ = strings.Cut(e.Text, "\r\n")
 	if len(e.Text) > maxText {
-		e.Text = e.Text[:maxText]
+		e.Text = strings.Clone(e.Text[:maxText])
 	}
+	r.keep(e)
+	if r.tap != nil {
+		r.tap(e)
+	}
+}
+
+func (r *Ring) keep(e Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	list := r.calls[id.Value()]
+	list := r.calls[e.CallID]
 	if list == nil {
-		if len(r.order) >= MaxCalls {
-			delete(r.calls, r.order[0])
-			r.order = r.order[1:]
-		}
 		list = new([]Entry)
-		r.calls[id.Value()] = list
-		r.order = append(r.order, id.Value())
+		r.calls[e.CallID] = list
+		r.order = append(r.order, e.CallID)
 	}
 	if len(*list) >= MaxMessages {
+		r.bytes -= (*list)[0].size()
 		*list = append((*list)[:0:0], (*list)[1:]...)
 	}
 	*list = append(*list, e)
+	r.bytes += e.size()
+	for (r.bytes > MaxBytes || len(r.order) > MaxCalls) && len(r.order) > 1 {
+		for _, old := range *r.calls[r.order[0]] {
+			r.bytes -= old.size()
+		}
+		delete(r.calls, r.order[0])
+		r.order = r.order[1:]
+	}
 }
+
+func (e *Entry) size() int { return len(e.Text) + overhead }
 
 // Call returns the messages of a call, oldest first.
 func (r *Ring) Call(callID string) []Entry {
@@ -89,6 +120,18 @@ func (r *Ring) Call(callID string) []Entry {
 		return append([]Entry(nil), *list...)
 	}
 	return nil
+}
+
+// Merged returns the messages of several dialogs, such as the legs of one call, in the order of time.
+func (r *Ring) Merged(callIDs ...string) []Entry {
+	var all []Entry
+	for i, id := range callIDs {
+		if !slices.Contains(callIDs[:i], id) {
+			all = append(all, r.Call(id)...)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Entry) int { return a.At.Compare(b.At) })
+	return all
 }
 
 // Calls returns the Call-IDs that are known, oldest first.

@@ -31,7 +31,7 @@ func message(method, call string) string {
 
 func TestSecretsAreNotKept(t *testing.T) {
 	r, f := New(), siptest.NewFlow("a", "TCP")
-	r.Record(f, false, siptest.Message(t, message("INVITE", "c1")))
+	r.Record(f, "301", false, siptest.Message(t, message("INVITE", "c1")))
 	e := r.Call("c1")
 	if len(e) != 1 || e[0].StartLine != "INVITE sip:302@10.20.0.5 SIP/2.0" || e[0].Peer != "10.20.4.31:51234" || e[0].Out {
 		t.Fatalf("entry %+v", e)
@@ -51,20 +51,20 @@ func TestSecretsAreNotKept(t *testing.T) {
 func TestWhatIsKept(t *testing.T) {
 	r, f := New(), siptest.NewFlow("a", "TCP")
 	for _, method := range []string{"REGISTER", "OPTIONS", "PUBLISH", "NOTIFY", "BYE"} {
-		r.Record(f, false, siptest.Message(t, message(method, "nobody's")))
+		r.Record(f, "301", false, siptest.Message(t, message(method, "nobody's")))
 	}
 	if n := len(r.Calls()); n != 0 {
 		t.Errorf("%d calls without INVITE", n)
 	}
 	for i := range MaxCalls + 10 {
-		r.Record(f, false, siptest.Message(t, message("INVITE", fmt.Sprint("c", i))))
+		r.Record(f, "301", false, siptest.Message(t, message("INVITE", fmt.Sprint("c", i))))
 	}
 	calls := r.Calls()
 	if len(calls) != MaxCalls || calls[0] != "c10" || r.Call("c9") != nil {
 		t.Errorf("%d calls, the first %s", len(calls), calls[0])
 	}
 	for range MaxMessages + 10 {
-		r.Record(f, true, siptest.Message(t, message("BYE", "c20")))
+		r.Record(f, "301", true, siptest.Message(t, message("BYE", "c20")))
 	}
 	if e := r.Call("c20"); len(e) != MaxMessages || !strings.HasPrefix(e[0].StartLine, "BYE") || !e[0].Out {
 		t.Errorf("%d messages, the first %q", len(e), e[0].StartLine)
