@@ -1,6 +1,9 @@
 package appliance
 
 import (
+	"math"
+	"time"
+
 	"ringfence/appliance/admin"
 	"ringfence/config"
 	"ringfence/media"
@@ -69,5 +72,16 @@ func legInfo(l call.LegInfo) admin.LegInfo {
 }
 
 func packets(s media.Stats) admin.Flow {
-	return admin.Flow{In: s.Rx.Packets, Out: s.Tx.Packets, Lost: uint64(max(s.Rx.Lost, 0))}
+	return admin.Flow{
+		In: s.Rx.Packets, Out: s.Tx.Packets, Lost: uint64(max(s.Rx.Lost, 0)), Late: s.Rx.Late,
+		From: quality(s.Quality.From, s.Quality.WorstFrom), To: quality(s.Quality.To, s.Quality.WorstTo),
+	}
+}
+
+func quality(q media.Quality, worst float64) *admin.Quality {
+	if q.MOS == 0 {
+		return nil
+	}
+	ms := func(d time.Duration) float64 { return math.Round(float64(d)/1e5) / 10 }
+	return &admin.Quality{MOS: q.MOS, Worst: worst, Loss: math.Round(1e4*q.Loss) / 100, Jitter: ms(q.Jitter), Delay: ms(q.Delay)}
 }

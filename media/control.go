@@ -136,8 +136,15 @@ func (s *Session) reportsLocked(reports []rtcp.ReceptionReport, now int64) {
 	}
 }
 
-// tick sends the session's report when it is due.
+// tick sends the session's report when it is due, and tells of its quality.
 func (s *Session) tick(w *worker, now int64) {
+	q, ok := s.reportNow(w, now)
+	if f := s.engine.opts.Quality; ok && f != nil {
+		f(QualityReport{Session: s, Label: s.label, From: q.From, To: q.To})
+	}
+}
+
+func (s *Session) reportNow(w *worker, now int64) (q QualityStats, ok bool) {
 	rx := &s.rx
 	rx.Lock()
 	defer rx.Unlock()
@@ -148,6 +155,14 @@ func (s *Session) tick(w *worker, now int64) {
 		return
 	}
 	tx.due = now + spread(s.engine.opts.ReportEvery)
+	ok = s.measureLocked()
+	s.sendReportLocked(w, now)
+	return rx.gauge.stats, ok
+}
+
+// sendReportLocked sends the report; rx and tx are locked.
+func (s *Session) sendReportLocked(w *worker, now int64) {
+	tx := &s.tx
 	if tx.ctrlTo.len == 0 || (tx.srtp == nil && !tx.keyed.Zero()) {
 		return
 	}

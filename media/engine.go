@@ -42,9 +42,12 @@ var (
 
 // Options configure an Engine.
 type Options struct {
-	Address     netip.Addr    // local address of all sockets; unspecified addresses are fine
-	First, Last uint16        // range of ports, First even; an RTP port is even, its RTCP port the next
-	Workers     int           // loops that relay; 0 is one per CPU
+	Address     netip.Addr // local address of all sockets; unspecified addresses are fine
+	First, Last uint16     // range of ports, First even; an RTP port is even, its RTCP port the next
+	Workers     int        // loops that relay; 0 is one per CPU
+	// Quality, if not nil, is told of each session's quality whenever it sends its RTCP report, and at its end. It is called from the
+	// engine's goroutines and must not block.
+	Quality     func(QualityReport)
 	ReportEvery time.Duration // mean interval of RTCP reports; 0 is 5 s (RFC 3550 §6.2)
 	Log         *slog.Logger  // may be nil
 }

@@ -160,3 +160,7 @@ func set(t testing.TB, s *Session, r Remote) {
 		t.Fatal(err)
 	}
 }
+
+func addrPortPlusOne(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr(), a.Port()+1)
+}

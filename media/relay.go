@@ -74,6 +74,7 @@ func (s *Session) receive(w *worker, now int64) (p packet, to *Session, buf []by
 	rx.count.Packets++
 	rx.count.Octets += uint64(len(buf) - p.offset)
 	started := rx.stream.started
+	rx.stream.patient = f.rate * 60 / 1000
 	switch rx.stream.add(p, uint32(now*int64(f.rate)/int64(time.Second)), !f.event) {
 	case duplicate:
 		rx.count.Duplicates++

@@ -62,6 +62,7 @@ type Session struct {
 	log    *slog.Logger
 	port   uint16
 	cname  string
+	label  string
 	data   endpoint
 	ctrl   endpoint
 
@@ -93,6 +94,8 @@ type Session struct {
 		trans *transcoder
 
 		stream    receiver
+		voice     voice
+		gauge     gauge
 		rate      uint32 // RTP clock of the last packet
 		lastAt    int64
 		lastSR    uint32 // middle of the NTP time of the party's last report
@@ -115,6 +118,7 @@ type Session struct {
 		keyed    Key
 		srtp     *srtp.Context
 		stream   sender
+		voice    voice
 		rate     uint32 // RTP clock of the last packet
 		count    TxStats
 		sentAt   uint64 // packets at the last report
@@ -142,7 +146,7 @@ const rekeyGrace = int64(time.Second)
 
 // NewSession opens the ports of a stream. Nothing is sent or taken before SetRemote.
 func (e *Engine) NewSession(o SessionOptions) (*Session, error) {
-	s := &Session{engine: e, log: e.log, gain: unity}
+	s := &Session{engine: e, log: e.log, label: o.Label, gain: unity}
 	if o.Label != "" {
 		s.log = s.log.With("call", o.Label)
 	}
@@ -271,6 +275,7 @@ func (s *Session) setReceiver(r Remote, in *srtp.Context) {
 	rx.ctrlLatch.describe(r.RTCP, r.Origin, r.Strict)
 	rx.muted = r.Direction&Receive == 0
 	rx.formats = table(r.Receive)
+	rx.voice = voiceOf(r.Receive)
 	// A party that answers with its own number for a format means to send with that number.
 	for pt, f := range table(r.Send) {
 		if rx.formats[pt].rate == 0 {
@@ -298,6 +303,7 @@ func (s *Session) setSender(r Remote, out *srtp.Context) {
 	tx.ctrlTo.set(s.rx.ctrlLatch.target())
 	tx.muted = r.Direction&Send == 0
 	tx.formats = table(r.Send)
+	tx.voice = voiceOf(r.Send)
 	s.setPlayable(r.Send)
 	switch {
 	case r.SendKey.Zero():
@@ -428,6 +434,8 @@ func (s *Session) Close() {
 	s.rx.Lock()
 	s.tx.Lock()
 	s.rx.closed, s.tx.closed = true, true
+	s.rx.gauge.stats = s.summaryLocked()
+	last := s.rx.gauge.stats
 	s.data.worker.remove(s)
 	closeFD(s.data.fd)
 	closeFD(s.ctrl.fd)
@@ -441,6 +449,9 @@ func (s *Session) Close() {
 	e.state.Lock()
 	delete(e.state.sessions, s)
 	e.state.Unlock()
+	if f := e.opts.Quality; f != nil && last.From.MOS+last.To.MOS > 0 {
+		f(QualityReport{Session: s, Label: s.label, From: last.From, To: last.To, Final: true})
+	}
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {

@@ -10,6 +10,7 @@ type RxStats struct {
 	Duplicates      uint64
 	Restarts        uint64 // changes of the party's stream, the first not counted
 	Jitter          time.Duration
+	Late            uint64 // 60 ms and more behind the fastest; lost for a phone with an ordinary jitter buffer
 
 	Malformed   uint64 // not RTP
 	Foreign     uint64 // from an address that is not the party's
@@ -47,6 +48,8 @@ type Stats struct {
 	Remote RemoteReport
 	Silent time.Duration // since the last packet of the party, or since the session began
 	Secure bool          // both directions are encrypted
+	// Quality is that of the last interval, or of the whole session once it is closed.
+	Quality QualityStats
 }
 
 // Stats returns a snapshot.
@@ -57,8 +60,11 @@ func (s *Session) Stats() Stats {
 	st.Rx = s.rx.count
 	expected, unique := s.rx.stream.totals()
 	st.Rx.Lost = int64(int32(expected - unique))
-	if s.rx.rate > 0 {
-		st.Rx.Jitter = time.Duration(s.rx.stream.jitter>>4) * time.Second / time.Duration(s.rx.rate)
+	st.Rx.Jitter, st.Rx.Late = s.jitterLocked(), s.rx.stream.late
+	if st.Quality = s.rx.gauge.stats; st.Quality == (QualityStats{}) { // before the end of the first interval
+		s.tx.Lock()
+		st.Quality = s.summaryLocked()
+		s.tx.Unlock()
 	}
 	st.Silent = time.Duration(now - s.rx.lastAt)
 	st.Secure = s.rx.srtp != nil

@@ -103,6 +103,10 @@ type receiver struct {
 
 	transit uint32
 	jitter  uint32 // scaled by 16
+	fastest uint32 // transit
+	patient uint32 // how much longer a packet may take before it is late; 0: no matter
+	timed   uint32 // packets measured
+	late    uint64
 
 	// Of streams before this one.
 	oldExpected, oldUnique uint32
@@ -151,7 +155,7 @@ func (r *receiver) begin(p packet, arrival uint32) {
 	}
 	*r = receiver{
 		started: true, ssrc: p.ssrc, base: 1<<16 | uint32(p.seq), highest: 1<<16 | uint32(p.seq), seen: 1, unique: 1,
-		transit: arrival - p.timestamp, jitter: r.jitter,
+		transit: arrival - p.timestamp, jitter: r.jitter, fastest: arrival - p.timestamp, patient: r.patient, late: r.late,
 		oldExpected: r.oldExpected, oldUnique: r.oldUnique,
 		priorExpected: r.priorExpected, priorUnique: r.priorUnique,
 	}
@@ -160,6 +164,14 @@ func (r *receiver) begin(p packet, arrival uint32) {
 // measure follows the mean deviation of the transit time.
 func (r *receiver) measure(p packet, arrival uint32) {
 	transit := arrival - p.timestamp
+	if r.timed++; int32(transit-r.fastest) < 0 {
+		r.fastest = transit
+	} else if r.patient > 0 && transit-r.fastest >= r.patient {
+		r.late++
+	}
+	if r.timed%64 == 0 {
+		r.fastest++ // the clocks differ
+	}
 	d := int32(transit - r.transit)
 	r.transit = transit
 	if d < 0 {

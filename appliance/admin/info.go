@@ -215,11 +215,24 @@ type LegInfo struct {
 	Packets   Flow   `json:"packets"`
 }
 
-// Flow counts packets of a leg.
+// Flow counts packets of a leg, and how its audio is.
 type Flow struct {
 	In   uint64 `json:"in"`
 	Out  uint64 `json:"out"`
 	Lost uint64 `json:"lost"`
+	Late uint64 `json:"late,omitempty"` // came, but too late for an ordinary phone
+	// From the phone, as measured here, and to the phone, as it reports. Missing where nothing is known yet.
+	From *Quality `json:"from,omitempty"`
+	To   *Quality `json:"to,omitempty"`
+}
+
+// Quality is one direction of a leg's audio in the last seconds.
+type Quality struct {
+	MOS    float64 `json:"mos"`   // of the E-model, 1 to 4.4
+	Worst  float64 `json:"worst"` // of all intervals yet
+	Loss   float64 `json:"loss_percent"`
+	Jitter float64 `json:"jitter_ms"`
+	Delay  float64 `json:"delay_ms"` // one way, estimated
 }
 
 // Sources are where the built-in verbs get their answers; the composition root fills them in. Lists come in the order in
