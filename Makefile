@@ -7,7 +7,7 @@ VERSION  := $(shell sed -n 's/^## \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 
 LDFLAGS  := -s -w -X ringfence/appliance.Version=$(VERSION)
 RECORD   := $(CURDIR)/build/features.tsv
 
-.PHONY: build deb run run-tunnel test test-unit test-e2e deps lint generate bench features clean
+.PHONY: build deb run run-tunnel test test-unit test-e2e test-gate test-image image boot deps lint generate bench features clean
 
 build:
 	@mkdir -p bin
@@ -37,6 +37,7 @@ test: deps
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory test-unit
 	$(MAKE) --no-print-directory test-e2e
+	$(MAKE) --no-print-directory test-gate
 	$(MAKE) --no-print-directory features
 
 deps:
@@ -49,6 +50,30 @@ test-e2e: build
 	@mkdir -p build
 	$(GO) test -timeout 5m ./appliance/trustadmin
 	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_FEATURES=$(RECORD) $(GO) test -count=1 -timeout 10m ./cmd/ringfence/e2e/...
+
+# The bootable image. Its Debian packages are fetched once, into the cache of the user. Without KEYS it is signed with keys for tests.
+KEYS     ?= build/image-keys
+FORMATS  ?=
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+export SOURCE_DATE_EPOCH
+IMAGE     = build/image/ringfence-$(VERSION)-$(ARCH).img
+image: build
+	@bin/ringfence image keys --test $(KEYS)
+	@mkdir -p build/$(ARCH)
+	CGO_ENABLED=0 GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS) -buildid=' -o build/$(ARCH)/ringfence ./cmd/ringfence
+	bin/ringfence image build --keys $(KEYS) --arch $(ARCH) --binary build/$(ARCH)/ringfence --version $(VERSION) --formats '$(FORMATS)' --out build/image
+
+# The image in QEMU, under the firmware of a PC and under UEFI; ends with what the appliance says of itself.
+boot: image
+	bin/ringfence image boot --firmware bios $(IMAGE)
+	bin/ringfence image boot --firmware uefi $(IMAGE)
+
+# What every change of the image has to pass, and every fault there is a test for.
+test-gate: build
+	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_IMAGE=gate $(GO) test -count=1 -timeout 40m -run TestGate ./image/boottest
+
+test-image: build
+	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_IMAGE=full $(GO) test -count=1 -v -timeout 240m ./image/boottest
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }

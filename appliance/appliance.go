@@ -27,6 +27,7 @@ import (
 	"ringfence/appliance/trustadmin"
 	"ringfence/config"
 	"ringfence/internal/sdnotify"
+	"ringfence/internal/task"
 	"ringfence/media"
 	"ringfence/pki"
 	"ringfence/sip"
@@ -145,6 +146,8 @@ type appliance struct {
 	clock     holder[netsvc.NTPServer]
 	noTime    atomic.Pointer[string] // why no time is served though it is declared
 
+	updates updater
+
 	undo []teardown // newest last
 }
 
@@ -262,6 +265,8 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 	a.rollouts = newRollouts(a.log)
 	a.after("roll-outs", func() error { a.rollouts.tasks.Stop(); return nil })
 
+	a.updates.tasks = task.NewGroup(context.Background(), a.log)
+	a.after("updates", func() error { a.updates.tasks.Stop(); return nil })
 	a.supervisor = supervise.New(a.log)
 	a.addServices(note)
 

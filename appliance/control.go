@@ -45,6 +45,7 @@ func Verbs() []admin.Verb {
 	verbs = append(verbs, backupVerb())
 	verbs = append(verbs, trustadmin.Verbs()...)
 	verbs = append(verbs, certadmin.Verbs()...)
+	verbs = append(verbs, machineVerbs()...)
 	verbs = append(verbs, stateVerbs()...)
 	verbs = append(verbs, recordVerbs()...)
 	verbs = append(verbs, rolloutVerbs()...)
@@ -116,6 +117,7 @@ func (a *appliance) handlers() map[string]admin.Handler {
 	maps.Copy(h, a.trust.Handlers())
 	maps.Copy(h, a.certKeeper().Handlers())
 	maps.Copy(h, a.vpnHandlers())
+	maps.Copy(h, a.machineHandlers())
 	maps.Copy(h, map[string]admin.Handler{
 		"config show": a.configShow, "config history": a.configHistory, "config diff": a.configDiff, "config apply": a.configApply,
 		"config reload": a.configReload, "line forward": a.lineForward, "phone adopt": a.phoneAdopt, "phone dnd": a.phoneDND, "phone hunt": a.phoneHunt,

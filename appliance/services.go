@@ -12,6 +12,7 @@ import (
 	"ringfence/appliance/provision"
 	"ringfence/appliance/supervise"
 	"ringfence/config"
+	"ringfence/image/boot"
 	"ringfence/pki"
 	"ringfence/pki/capf"
 	"ringfence/sip"
@@ -86,6 +87,11 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 	}
 	a.addCerts()
 	a.supervisor.Add(supervise.Service{Name: "trust", Run: a.trust.Run})
+	if u := a.doc().Node.Update; u.URL != "" {
+		if _, err := boot.ReadStatus(); err == nil {
+			a.supervisor.Add(a.updateService(u.URL, u.Every.D()))
+		}
+	}
 	a.supervisor.Add(supervise.Service{
 		Name: "media", Required: true,
 		Run: func(ctx context.Context) error { a.media.Start(); <-ctx.Done(); return nil },

@@ -36,6 +36,7 @@ var typeDocs = map[string]string{
 	"Site":                "Site is what all phones and users have in common.",
 	"TrustedCertificates": "TrustedCertificates are certificates of another system.",
 	"Tunnel":              "Tunnel is the TUN device of the VPN on this appliance.",
+	"Update":              "Update says where newer releases are looked for. It concerns the appliance image only.",
 	"User":                "User is a person.",
 	"VPN":                 "VPN declares gateway, pools and who may log in.",
 	"VPNPolicy":           "VPNPolicy is a group of VPN users with its pool and rights.",

@@ -44,6 +44,13 @@ type Node struct {
 	Listen  Listen     `yaml:"listen" doc:"Address and port of every listener."`
 	Media   Media      `yaml:"media" doc:"Where RTP is received."`
 	Tunnel  Tunnel     `yaml:"tunnel" doc:"TUN device of the VPN."`
+	Update  Update     `yaml:"update" doc:"Where the appliance image looks for newer releases of itself."`
+}
+
+// Update says where newer releases are looked for. It concerns the appliance image only.
+type Update struct {
+	URL   string   `yaml:"url" max:"255" pattern:"^https?://" want:"a URL like https://www.example.net/ringfence-amd64.rfu" doc:"Update file. It is installed when it is newer, signed by a release key, and did not fail here before. Nothing is looked for when empty."`
+	Every Duration `yaml:"every" default:"24h" min:"10s" max:"720h" doc:"How often it is looked at, from the start on."`
 }
 
 // Listen holds the address and port of every listener. The value off switches one off.

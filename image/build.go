@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"time"
 
@@ -38,6 +39,7 @@ type Options struct {
 	Pinned  string    // manifest of another build whose packages are to be taken; may be empty
 	Refresh bool      // ask for newer packages than those in the cache
 	Extra   string    // folder of files for /lib/firmware; may be empty
+	Args    string    // more words for the kernel's command line
 	Log     func(format string, args ...any)
 }
 
@@ -51,6 +53,9 @@ func (o *Options) validate() error {
 	if o.Sign != 1 && o.Sign != 2 {
 		return fmt.Errorf("no release key %d, but 1 and 2", o.Sign)
 	}
+	if !kernelArgs.MatchString(o.Args) {
+		return fmt.Errorf("%q are no words for the kernel's command line", o.Args)
+	}
 	if o.Log == nil {
 		o.Log = func(string, ...any) {}
 	}
@@ -61,6 +66,9 @@ func (o *Options) validate() error {
 	}
 	return nil
 }
+
+// kernelArgs keeps what GRUB's script language would understand out of the script.
+var kernelArgs = regexp.MustCompile(`^[A-Za-z0-9_.,:=/ -]*$`)
 
 // MiB is 2^20 bytes.
 const MiB = 1 << 20

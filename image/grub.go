@@ -41,7 +41,7 @@ var platforms = map[string][]platform{
 func (b *builder) grub(ctx context.Context, p platform) ([]byte, error) {
 	var memdisk bytes.Buffer
 	t := tar.NewWriter(&memdisk)
-	script := strings.ReplaceAll(grubScript, "@CONSOLE@", p.console)
+	script := strings.NewReplacer("@CONSOLE@", p.console, "@ARGS@", b.Args).Replace(grubScript)
 	if err := t.WriteHeader(&tar.Header{Name: "boot/grub/grub.cfg", Mode: 0o644, Size: int64(len(script)), ModTime: b.Epoch, Format: tar.FormatUSTAR}); err != nil {
 		return nil, err
 	}

@@ -42,7 +42,7 @@ func (p *program) help(w io.Writer) {
 		fmt.Fprintf(tw, "  %s\t%s\n", strings.TrimSpace(v.Name+" "+v.Args), v.Short)
 	}
 	fmt.Fprint(tw, "  restore FILE\tmake an appliance of a backup again\n")
-	fmt.Fprint(tw, "  image keys, build, seed\tmake the bootable image\n")
+	fmt.Fprint(tw, "  image keys, build, seed, boot\tmake the bootable image, and try it in QEMU\n")
 	fmt.Fprint(tw, "  version\tprint the release\n")
 	fmt.Fprint(tw, "  help [COMMAND]\tprint this, or more about one command\n")
 	tw.Flush()

@@ -24,6 +24,7 @@ import (
 const imageHelp = `usage: ringfence image keys [--test] DIR
        ringfence image build --keys DIR [--out DIR] [--arch amd64|arm64] [--binary FILE] [--formats LIST] ...
        ringfence image seed IMAGE FILE
+       ringfence image boot [--firmware bios|uefi] [--arch amd64|arm64] [--keep] IMAGE
 
 keys makes the two release keys that sign images and updates; a folder that has some is left alone. Keep one of them in a safe.
   --test            name them so that every image made with them says on its console that anybody can sign for it
@@ -42,7 +43,12 @@ mirror the first time, and no root.
   --pinned FILE     manifest of another build, whose package versions are taken
   --refresh         take the newest packages instead of those in the cache
   --firmware DIR    files for /lib/firmware
+  --kernel-args S   more words for the kernel's command line, as console=ttyS1,115200
 seed puts a declared document into a raw image before it is flashed, so that the machine comes up with it.
+
+boot starts a copy of a raw image in QEMU, without root and without hardware acceleration, and prints what the appliance in it
+says of itself over a port of 127.0.0.1.
+  --keep            let it run until Ctrl-C
 
 The time of the source, which is in the image everywhere, is $SOURCE_DATE_EPOCH.
 `
@@ -60,11 +66,13 @@ func (p *program) image(args []string) int {
 		return p.imageBuild(args[1:])
 	case "seed":
 		return p.imageSeed(args[1:])
+	case "boot":
+		return p.imageBoot(args[1:])
 	case "help", "-h", "--help":
 		fmt.Fprint(p.stdout, imageHelp)
 		return admin.ExitOK
 	}
-	return p.wrong("image has no %q, but keys, build and seed", args[0])
+	return p.wrong("image has no %q, but keys, build, seed and boot", args[0])
 }
 
 func (p *program) imageKeys(args []string) int {
@@ -98,6 +106,7 @@ func (p *program) imageBuild(args []string) int {
 	fs.StringVar(&o.Version, "version", appliance.Version, "")
 	fs.StringVar(&o.Pinned, "pinned", "", "")
 	fs.StringVar(&o.Extra, "firmware", "", "")
+	fs.StringVar(&o.Args, "kernel-args", "", "")
 	fs.BoolVar(&o.Refresh, "refresh", false, "")
 	formats, floor := fs.String("formats", "", ""), fs.String("floor", "", "")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {

@@ -84,6 +84,8 @@ type system struct {
 	network network
 	daemon  daemon
 	ending  atomic.Bool
+	resting atomic.Bool   // the daemon is to stay down for a moment
+	talking atomic.Bool   // somebody is at the console; the screen waits
 	updates chan struct{} // one token: an update or reset runs
 }
 
@@ -153,6 +155,7 @@ func (s *system) start() error {
 	s.tasks.Go("screen", s.screen)
 	s.tasks.Go("late modules", func(context.Context) { s.lateModules() })
 	s.configure()
+	s.tasks.Go("consoles", s.talk)
 	return nil
 }
 

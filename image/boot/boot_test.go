@@ -145,7 +145,7 @@ func TestCrashesOfLate(t *testing.T) {
 func TestScreen(t *testing.T) {
 	st := Status{Version: "1.2.3", Phase: "running", Slot: "a", Slots: "slot=a a=3 b=0", Committed: true, TestKeys: true, DataSize: 1 << 30, DataFree: 1 << 29,
 		Links:  []Link{{Name: "eth0", MAC: "52:54:00:12:34:56", Up: true, Addresses: []string{"192.0.2.10/24"}}, {Name: "eth1", MAC: "52:54:00:12:34:57"}},
-		Update: &Outcome{Version: "1.2.4", State: returned}}
+		Update: &Outcome{Version: "1.2.4", State: Returned}}
 	d := DaemonStatus{Name: "hall", Address: "192.0.2.99", Phones: 3, Registered: []string{"SEP1"}, Down: []string{"vpn (no rights)"}}
 	text := render(st, d)
 	for _, want := range []string{"Ringfence 1.2.3   hall", "192.0.2.10/24", "no cable", "1 of 3 registered", "! built with TEST keys", "! the update to 1.2.4 did not prove itself",

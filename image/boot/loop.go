@@ -34,7 +34,7 @@ func (s *system) loop() {
 	everAnswered := false
 	for {
 		s.beat.Store(int64(time.Since(s.began)))
-		if s.ending.Load() {
+		if s.ending.Load() || s.resting.Load() {
 			time.Sleep(roundTime)
 			continue
 		}
@@ -124,7 +124,7 @@ func (s *system) newGate() *gate {
 			g.trial, g.phones, g.had = true, o.Phones, true
 		case o.State == onTrial:
 			s.log.Error("the update did not prove itself; this is the release before it", "version", o.Version)
-			o.State, o.At = returned, time.Now().UTC()
+			o.State, o.At = Returned, time.Now().UTC()
 			s.keepOutcome(o)
 		}
 		s.view.set(func(v *Status) { v.Update = &o })
@@ -188,7 +188,7 @@ func (s *system) judge(g *gate, st DaemonStatus, asked error) {
 const (
 	onTrial   = "on trial"
 	committed = "committed"
-	returned  = "returned"
+	Returned  = "returned"
 )
 
 // Files of init.

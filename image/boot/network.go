@@ -25,6 +25,8 @@ type network struct {
 	static *staticAddress
 	first  chan struct{} // closed when the first address is there
 	once   sync.Once
+
+	changed chan struct{} // closed and replaced when static changes
 }
 
 // staticAddress is an address that was given on the console or by the machine's maker.
@@ -73,6 +75,7 @@ const (
 // startNetwork brings every link up, and watches for new ones.
 func (s *system) startNetwork() {
 	s.network.links, s.network.first = map[string]*Link{}, make(chan struct{})
+	s.network.changed = make(chan struct{})
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		_ = netlink.LinkSetUp(lo)
 	}
@@ -157,7 +160,7 @@ func (s *system) keepLink(l netlink.Link) {
 	mac := [6]byte(l.Attrs().HardwareAddr)
 	for {
 		s.network.mu.Lock()
-		up, fixed := s.network.links[name].Up, s.network.static
+		up, fixed, changed := s.network.links[name].Up, s.network.static, s.network.changed
 		s.network.mu.Unlock()
 		if !up {
 			time.Sleep(linkPoll)
@@ -188,7 +191,10 @@ func (s *system) keepLink(l netlink.Link) {
 		if lease == 0 {
 			lease = leaseUsual
 		}
-		time.Sleep(max(lease/2, leaseLeast))
+		select {
+		case <-changed:
+		case <-time.After(max(lease/2, leaseLeast)):
+		}
 	}
 }
 
@@ -247,6 +253,8 @@ func (s *system) setAddress(l netlink.Link, p netip.Prefix, gateway netip.Addr, 
 func (s *system) useStatic(a *staticAddress) {
 	s.network.mu.Lock()
 	s.network.static = a
+	close(s.network.changed) // those that wait with an address of DHCP look again
+	s.network.changed = make(chan struct{})
 	s.network.mu.Unlock()
 }
 

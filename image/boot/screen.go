@@ -20,7 +20,12 @@ func (s *system) screen(context.Context) {
 	last := ""
 	for {
 		text := render(s.view.get(), s.view.getDaemon())
-		if text != last {
+		if s.openToSetup() && s.view.get().Data == "" {
+			text += "\n  Nothing is declared yet: press Enter to give it a name and an address.\n"
+		}
+		if s.talking.Load() {
+			last = ""
+		} else if text != last {
 			last = text
 			// Clear, home, no cursor.
 			_, _ = f.WriteString("\x1b[2J\x1b[H\x1b[?25l" + strings.ReplaceAll(text, "\n", "\r\n"))
@@ -103,7 +108,7 @@ func problems(st Status, d DaemonStatus) []string {
 	if st.Recovery {
 		out = append(out, "recovery: neither slot has proven itself lately; install an update")
 	}
-	if st.Update != nil && st.Update.State == returned {
+	if st.Update != nil && st.Update.State == Returned {
 		out = append(out, "the update to "+st.Update.Version+" did not prove itself; this is the release before it")
 	}
 	for _, text := range []string{st.Data, st.Clock} {
