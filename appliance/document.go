@@ -113,6 +113,9 @@ func (a *appliance) switchTo(ctx context.Context, doc *config.Document) (Effect,
 	}
 	a.current.Store(doc)
 	a.endStrangers()
+	if err := a.syncWireGuard(ctx); err != nil {
+		a.log.Error("WireGuard devices", "err", err)
+	}
 	a.plan.Store(plan.Compile(doc))
 	a.features.Reload(doc)
 	a.trust.Reload(doc)

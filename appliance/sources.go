@@ -100,6 +100,7 @@ func (a *appliance) listeners() map[string][]string {
 	}
 	if a.noVPN == "" {
 		add("vpn", "tcp", l.VPN)
+		add("vpn", "wireguard", l.WireGuard)
 	}
 	certListeners(l, add)
 	add("admin", "http", l.Metrics)

@@ -28,8 +28,8 @@ func (a *appliance) vpnService(note func(device, step, text string, failed bool)
 	people := &people{doc: a.doc, state: a.store, roots: a.userRoots, log: a.log}
 	return supervise.Service{
 		Name: "vpn", Required: true,
-		Start: func(context.Context) error {
-			g, err := vpn.New(vpn.Options{
+		Start: func(ctx context.Context) error {
+			o := vpn.Options{
 				Log: a.log, Listen: node.Listen.VPN.String(), TUN: node.Tunnel.Device, Policies: vpn.PoliciesOf(a.doc().VPN),
 				Own: addresses(node.Address), Services: telephony(node), State: a.store, Note: note, Legacy: node.Listen.Legacy("vpn"),
 				Certificate: func() *tls.Certificate {
@@ -49,7 +49,11 @@ func (a *appliance) vpnService(note func(device, step, text string, failed bool)
 				},
 				VerifyUser: people.certificate, CheckPassword: a.passwords.vpn, UserOf: a.passwords.vpnOwner, MayUse: people.mayUse,
 				CheckCode: people.code, MaxSessions: a.doc().VPN.MaxSessions,
-			})
+			}
+			if err := a.wireguardOptions(ctx, &o); err != nil {
+				return err
+			}
+			g, err := vpn.New(o)
 			if errors.Is(err, vpn.ErrNoRights) {
 				a.noVPN = err.Error()
 				a.log.Error("no VPN", "err", err)
@@ -59,6 +63,9 @@ func (a *appliance) vpnService(note func(device, step, text string, failed bool)
 				return listenFault("vpn", node.Listen.VPN, err)
 			}
 			a.gateway.p.Store(g)
+			if err := a.syncWireGuard(ctx); err != nil {
+				a.log.Error("WireGuard devices", "err", err)
+			}
 			return nil
 		},
 		Run: func(ctx context.Context) error {
@@ -116,7 +123,7 @@ func (a *appliance) endStrangers() {
 		} else if p, ok := a.doc().Phone(s.Name); ok {
 			id = p.VPN
 		}
-		if id != s.Policy {
+		if id != s.Policy && s.Method != "wireguard" { // those are synchronised by themselves
 			g.Revoke(s.Name)
 		}
 	}

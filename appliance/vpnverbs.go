@@ -25,12 +25,13 @@ func vpnVerbs() []admin.Verb {
 			Help: "Without arguments: every policy. With NAME: that one and what it opens, for phones and for people. With --for: what a phone, a person or a session may reach.\n" +
 				"With --explain: whether WHO (a session, its inner address, a phone or a person) reaches DESTINATION, and why: --explain SEP001122AA0001 192.0.2.10 tcp/8443.",
 			Flags: []admin.Flag{{Name: "for", Usage: "phone, person, session or inner address"}, {Name: "explain", Usage: "judge a packet of WHO to DESTINATION", Bool: true}}},
+		wireguardVerb(),
 		{Name: "vpn totp", Args: "USER", Min: 1, Max: 1, Short: "make a secret of one-time passwords for a person, to be written into the document", Print: printText},
 	}
 }
 
 func (a *appliance) vpnHandlers() map[string]admin.Handler {
-	return map[string]admin.Handler{"vpn kick": a.vpnKick, "vpn policy": a.vpnPolicy, "vpn totp": a.vpnTOTP}
+	return map[string]admin.Handler{"vpn kick": a.vpnKick, "vpn policy": a.vpnPolicy, "vpn totp": a.vpnTOTP, "vpn wireguard": a.vpnWireGuard}
 }
 
 func (a *appliance) vpnSessions() []admin.VPNSessionInfo {

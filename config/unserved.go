@@ -17,9 +17,6 @@ func (c *checker) unserved() {
 	section("routes_in", len(d.RoutesIn), "trunks")
 	section("routes_out", len(d.RoutesOut), "trunks")
 	section("numbering.emergency", len(d.Numbering.Emergency), "calls to the outside, emergency calls included")
-	if !d.Node.Listen.WireGuard.Off() {
-		section("node.listen.wireguard", 1, "WireGuard")
-	}
 	for _, s := range []struct {
 		name string
 		num  Digits

@@ -7,6 +7,7 @@
 //	dtls         UDP channels on one socket
 //	throttle     wrong passwords
 //	tunnel       the one TUN device
+//	wireguard    laptops and mobiles with a key instead of a log-in
 //
 // It implements the AnyConnect page (protocols as implemented: docs); what each room leaves out stands in its package comment.
 package vpn
@@ -27,6 +28,7 @@ import (
 	"ringfence/vpn/policy"
 	"ringfence/vpn/session"
 	"ringfence/vpn/tunnel"
+	"ringfence/vpn/wireguard"
 )
 
 // Gateway is a running VPN.
@@ -37,7 +39,8 @@ type Gateway struct {
 	tunnel   *tunnel.Tunnel
 	sessions *session.Table
 	server   *anyconnect.Server
-	udp      *dtls.Endpoint // nil without
+	udp      *dtls.Endpoint    // nil without
+	wg       *wireguard.Server // nil without
 	ln       net.Listener
 	group    *task.Group
 
@@ -102,6 +105,9 @@ func New(o Options) (*Gateway, error) {
 			VerifyDevice: o.VerifyDevice, VerifyUser: o.VerifyUser, PolicyOf: o.PolicyOf, CheckPassword: o.CheckPassword,
 			UserOf: o.UserOf, MayUse: o.MayUse, CheckCode: o.CheckCode, Note: o.Note, MaxConnections: o.MaxConnections})
 	}
+	if err == nil && o.WireGuard != "" {
+		g.wg, err = wireguard.New(wireguard.Options{Log: o.Log, Listen: o.WireGuard, Key: o.WireGuardKey, Sessions: g.sessions, Path: g.tunnel})
+	}
 	if err != nil {
 		ln.Close()
 		g.dev.Close()
@@ -147,6 +153,11 @@ func (g *Gateway) Start() error {
 		g.udp.Start()
 	}
 	g.server.Start()
+	if g.wg != nil {
+		if err := g.wg.Start(); err != nil {
+			return err
+		}
+	}
 	g.log.Info("VPN gateway serves", "listener", g.ln.Addr(), "tun", g.tun)
 	return nil
 }
@@ -163,6 +174,9 @@ func (g *Gateway) clock(ctx context.Context) {
 			_ = task.Guard(g.log, "vpn tick", func() {
 				g.sessions.Tick(now)
 				g.server.Tick(now)
+				if g.wg != nil {
+					g.wg.Tick(ctx, now)
+				}
 			})
 		}
 	}
@@ -179,6 +193,9 @@ func (g *Gateway) Stop() {
 		return
 	}
 	g.server.Stop()
+	if g.wg != nil {
+		g.wg.Stop()
+	}
 	g.sessions.Close()
 	g.dev.Close()
 	g.group.Stop()
@@ -213,6 +230,30 @@ func (g *Gateway) SetPolicies(all []Policy) error {
 		return errors.Join(err, fmt.Errorf("VPN policies stay as they were"))
 	}
 	return nil
+}
+
+// SetWireGuardPeers makes these the WireGuard peers; those that stay keep their sessions. Without a listener it does nothing.
+func (g *Gateway) SetWireGuardPeers(ctx context.Context, all []WireGuardPeer) error {
+	if g.wg == nil {
+		return nil
+	}
+	return g.wg.SetPeers(ctx, all)
+}
+
+// WireGuardPeers reports on the WireGuard peers, by name.
+func (g *Gateway) WireGuardPeers() []WireGuardStatus {
+	if g.wg == nil {
+		return nil
+	}
+	return g.wg.Peers()
+}
+
+// WireGuardAddr is the address of the WireGuard socket; nil without one.
+func (g *Gateway) WireGuardAddr() net.Addr {
+	if g.wg == nil {
+		return nil
+	}
+	return g.wg.Addr()
 }
 
 // Policies are those in force.

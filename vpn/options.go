@@ -13,6 +13,7 @@ import (
 	"ringfence/vpn/policy"
 	"ringfence/vpn/session"
 	"ringfence/vpn/tunnel"
+	"ringfence/vpn/wireguard"
 )
 
 // Policy is a group of VPN users; Rule a destination; SessionInfo what is known of a session.
@@ -22,7 +23,17 @@ type (
 	SessionInfo = session.Info
 	Record      = session.Record
 	Device      = tunnel.Device
+
+	WireGuardKey    = wireguard.Key
+	WireGuardPeer   = wireguard.Peer
+	WireGuardStatus = wireguard.Status
 )
+
+// ParseWireGuardKey reads a key as WireGuard's tools write it.
+func ParseWireGuardKey(s string) (WireGuardKey, error) { return wireguard.ParseKey(s) }
+
+// WireGuardMTU is the inner MTU of devices whose policy offers mtu.
+func WireGuardMTU(mtu int) int { return wireguard.MTU(&Policy{MTU: mtu}) }
 
 // ErrNoRights says that the process may not make a TUN device. The daemon then goes on without a VPN.
 var ErrNoRights = tunnel.ErrNoRights
@@ -76,6 +87,10 @@ type Options struct {
 
 	// Note writes the boot record of a device. May be nil.
 	Note func(device, step, text string, failed bool)
+
+	// WireGuard is the UDP address of the listener for WireGuardKey's peers (SetWireGuardPeers); without it there is none.
+	WireGuard    string
+	WireGuardKey WireGuardKey
 
 	MaxSessions    int // in all, 4096 when 0
 	MaxConnections int // TCP connections that have not logged in, 4096 when 0

@@ -92,6 +92,7 @@ type Session struct {
 	born  time.Time
 	table *Table
 	log   *slog.Logger
+	fixed bool // made by Fixed: time does not end it
 
 	filter atomic.Pointer[policy.Filter]
 	policy atomic.Pointer[policy.Policy]
@@ -391,6 +392,9 @@ func (s *Session) Deliver(pkts []tunnel.Packet) {
 // tick decides what time has brought. It returns why the session is over, or "".
 func (s *Session) tick(now time.Time) (over string, bye Farewell) {
 	p := s.Policy()
+	if s.fixed {
+		return "", Farewell{}
+	}
 	s.mu.Lock()
 	state, since, linger := s.state, s.since, s.linger
 	s.mu.Unlock()

@@ -164,14 +164,19 @@ func (t *Table) Login(ctx context.Context, who Identity) (*Session, string, erro
 	token := hex.EncodeToString(secret[:])
 	s := t.build(who, p, pols.pools[p.ID], addr, time.Now())
 	s.token = sha256.Sum256([]byte(token))
+	t.number(s)
+	s.log.Info("VPN login", "peer", who.Remote, "policy", p.ID, "method", who.Method, "agent", who.Agent)
+	t.note(s, "logged in by "+who.Method, false)
+	return s, token, nil
+}
+
+// number gives s an id and enters it.
+func (t *Table) number(s *Session) {
 	for s.id == "" || !t.enter(s) { // ids are short, for people; a taken one is drawn again
 		var b [4]byte
 		rand.Read(b[:])
 		s.id = hex.EncodeToString(b[:])
 	}
-	s.log.Info("VPN login", "peer", who.Remote, "policy", p.ID, "method", who.Method, "agent", who.Agent)
-	t.note(s, "logged in by "+who.Method, false)
-	return s, token, nil
 }
 
 // build makes a session that is in no table yet.
@@ -215,7 +220,7 @@ func (t *Table) makeRoom(who Identity, p *policy.Policy) error {
 		t.End(s, why, Farewell{Final: true, Text: why})
 		ended++
 	}
-	mine = slices.DeleteFunc(mine, func(s *Session) bool { return s.who.Kind != who.Kind })
+	mine = slices.DeleteFunc(mine, func(s *Session) bool { return s.who.Kind != who.Kind || s.fixed })
 	if who.Kind == policy.Device {
 		for _, s := range mine {
 			end(s, "device logged in again")
