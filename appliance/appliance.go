@@ -230,7 +230,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		return err
 	}
 	a.roles = &roles{ca: a.ca}
-	if a.trust, err = trustadmin.New(trustadmin.Options{Authority: a.ca, Doc: doc, Revoked: a.shutOut, Restart: a.restartPhone, Registered: a.reachable,
+	if a.trust, err = trustadmin.New(trustadmin.Options{Authority: a.ca, Doc: doc, Revoked: a.shutOut, Restart: a.restartPhone, Registered: a.reachable, State: a.store,
 		EverRegistered: func(device string) bool { return a.recorder.Ever(device) }, Log: a.log}); err != nil {
 		return err
 	}

@@ -93,10 +93,19 @@ func (d declared) enrolment(device string) (pki.DevicePolicy, bool) {
 	switch d.PKI.LSC.Auth {
 	case config.CAPFCode:
 		policy.Auth = capf.AuthCodeOrCertificate
-	case config.CAPFLSC, config.CAPFMIC:
+	case config.CAPFLSC:
 		policy.Auth = capf.AuthCertificate
+	case config.CAPFMIC:
+		policy.Auth = capf.AuthMIC
 	default:
 		policy.Auth = capf.AuthNone
+	}
+	switch d.PKI.LSC.SessionProof {
+	case "required":
+	case "waived":
+		policy.WaiveSession = true
+	default:
+		policy.WaiveSession = len(d.PKI.MICRoots) == 0 // nobody could judge it, and every renewal would fail
 	}
 	return policy, true
 }

@@ -181,7 +181,15 @@ func (a *appliance) mayEnrol(device string) (pki.DevicePolicy, bool) {
 			return pki.DevicePolicy{}, false
 		}
 	}
-	return declared{a.doc()}.enrolment(device)
+	policy, ok := declared{a.doc()}.enrolment(device)
+	if c, given := a.ca.Code(device); ok && given {
+		// Somebody gave this phone a code, which is asked for even where others need none.
+		policy.Code = c.Digits
+		if policy.Auth != capf.AuthCodeOrCertificate {
+			policy.Auth = capf.AuthCode
+		}
+	}
+	return policy, ok
 }
 
 // facts is what the boot record needs to know of a device.

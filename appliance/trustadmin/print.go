@@ -11,11 +11,8 @@ import (
 	"unicode"
 
 	"ringfence/pki"
-	"ringfence/pki/capf"
 	"ringfence/trust"
 )
-
-const installs = capf.Install
 
 func sum(b []byte) string {
 	h := sha256.Sum256(b)
@@ -82,20 +79,6 @@ func printPlans(w io.Writer, plans []pki.Plan) {
 		if len(p.Missing) > 0 {
 			fmt.Fprintf(w, "  waits for %d of them: %s\n", len(p.Missing), some(p.Missing))
 		}
-	}
-}
-
-func printEnrolled(w io.Writer, e Enrolled) {
-	fmt.Fprintf(w, "%d phones get a new certificate at their next start", len(e.Scheduled))
-	if len(e.Scheduled) > 0 {
-		fmt.Fprintf(w, ": %s", some(e.Scheduled))
-	}
-	fmt.Fprintln(w)
-	if len(e.Good) > 0 {
-		fmt.Fprintf(w, "%d have one that is good for longer\n", len(e.Good))
-	}
-	if len(e.Nonsecure) > 0 {
-		fmt.Fprintf(w, "%d are in non-secure mode and have none\n", len(e.Nonsecure))
 	}
 }
 

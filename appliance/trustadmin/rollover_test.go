@@ -4,8 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-
+	"errors"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -104,6 +105,50 @@ func at(port int) config.Endpoint {
 	return config.Endpoint{AddrPort: netip.AddrPortFrom(loopback, uint16(port))}
 }
 
+// bootTime bounds one start of a phone.
+const bootTime = time.Minute
+
+// begun are the folders of appliances that were started once, by their number in a test: keys are expensive, and tests get
+// copies. Two of one test have different ones.
+var begun struct {
+	sync.Mutex
+	dirs []string
+	used map[string]int // by test
+}
+
+// begin returns a folder with the state of an appliance that was started once.
+func (w *world) begin() string {
+	w.t.Helper()
+	begun.Lock()
+	defer begun.Unlock()
+	if begun.used == nil {
+		begun.used = map[string]int{}
+	}
+	n := begun.used[w.t.Name()]
+	begun.used[w.t.Name()]++
+	for len(begun.dirs) <= n {
+		dir, err := os.MkdirTemp("", "trustadmin")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		begun.dirs = append(begun.dirs, dir)
+		s, err := store.Open(store.Options{Dir: dir, Appliance: "alpha"})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		_, err = pki.Open(w.t.Context(), pki.Options{State: s, KeyFile: filepath.Join(dir, "pki.key"), Node: "alpha", Organization: "Example Org",
+			Addresses: []netip.Addr{loopback}})
+		if err := errors.Join(err, s.Close()); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	dir := w.t.TempDir()
+	if err := errors.Join(os.CopyFS(dir, os.DirFS(begun.dirs[n])), os.Chmod(filepath.Join(dir, "pki.key"), 0o600)); err != nil {
+		w.t.Fatal(err)
+	}
+	return dir
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, doc: &config.Document{
@@ -117,7 +162,7 @@ func newWorld(t *testing.T) *world {
 		Lines: []config.Line{{Number: "301", Phone: desk, Index: 1, MaxCalls: 4, BusyAt: 2}, {Number: "302", Phone: hall, Index: 1, MaxCalls: 4, BusyAt: 2}},
 	}}
 	doc := w.document
-	dir := t.TempDir()
+	dir := w.begin()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -131,11 +176,15 @@ func newWorld(t *testing.T) *world {
 	w.ca, err = pki.Open(t.Context(), pki.Options{State: w.store, KeyFile: filepath.Join(dir, "pki.key"), Node: "alpha", Organization: "Example Org",
 		Addresses: []netip.Addr{loopback}, Phones: Phones(doc), Now: w.now})
 	must(err)
-	w.keep, err = New(Options{Authority: w.ca, Doc: doc, Now: w.now, Revoked: func(d string) { w.revoked = append(w.revoked, d) }})
+	w.keep, err = New(Options{Authority: w.ca, Doc: doc, State: w.store, Now: w.now, Revoked: func(d string) { w.revoked = append(w.revoked, d) }})
 	must(err)
 	w.enrol = pki.NewEnrolment(w.ca, func(d string) (pki.DevicePolicy, bool) {
 		_, ok := w.document().Phone(d)
-		return pki.DevicePolicy{Key: capf.RSA2048}, ok
+		p := pki.DevicePolicy{Key: capf.RSA2048}
+		if c, given := w.ca.Code(d); given {
+			p.Auth, p.Code = capf.AuthCode, c.Digits
+		}
+		return p, ok
 	})
 	identity := func(r pki.Role) func() (*tls.Certificate, error) {
 		return func() (*tls.Certificate, error) { return w.ca.Identity(r) }
@@ -187,14 +236,18 @@ func (w *world) openFiles() {
 }
 
 // phone makes a phone with its flash in dir. It may move from one world to another with it.
-func (w *world) phone(device, model, dir string) *phone.Phone {
+func (w *world) phone(device, model, dir string, change ...func(*phone.Options)) *phone.Phone {
 	w.t.Helper()
-	p, err := phone.New(phone.Options{
+	o := phone.Options{
 		Device: device, Model: model, Server: loopback, Dir: dir, Local: loopback, StayDown: true,
 		HTTPPort: int(w.http), HTTPSPort: int(w.https), TFTPPort: int(w.tftp),
 		Timers: phone.Timers{TFTP: 200 * time.Millisecond, CAPFRetry: 10 * time.Millisecond},
 		Events: func(e phone.Event) { w.t.Log(device, e) },
-	})
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	p, err := phone.New(o)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -67,6 +67,8 @@ type Options struct {
 	Registered func(device string) bool
 	// EverRegistered tells which phones have registered once. May be nil.
 	EverRegistered func(device string) bool
+	// State keeps the last order that named no single phone. May be nil.
+	State provision.State
 	// Revoked is told which device proves itself no more, so that its connections can be ended. May be nil.
 	Revoked func(device string)
 	Log     *slog.Logger     // may be nil

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,16 +26,12 @@ import (
 // Verbs are the commands of this package; Handlers answer them.
 func Verbs() []admin.Verb {
 	passphrase := admin.Flag{Name: "passphrase-file", Usage: "file whose first line is the passphrase, at least 10 characters"}
-	return []admin.Verb{
+	verbs := []admin.Verb{
 		{Name: "cert rotate", Change: true, Short: "give a role a new key and certificate without any phone losing its trust", Print: printer(printPlans),
 			Help: "Without --role: the rotations under way. With --plan nothing changes: shown is what would be done, or how far it has come, and for which phones it waits.\n" +
 				"Roles: SAST, SAST-RECOVERY, CCM, TFTP, TFTP-EC, CAPF, TVS, APP-SERVER, VPN, ADMIN.",
 			Flags: []admin.Flag{{Name: "role", Usage: "the role"}, {Name: "plan", Usage: "show, do nothing", Bool: true},
 				{Name: "force", Usage: "do not wait for the phones that the present stage waits for; the value is the reason, which is kept"}}},
-		{Name: "cert enroll", Args: "[DEVICE]", Max: 1, Change: true, Short: "let a phone get a new certificate at its next start", Print: printer(printEnrolled),
-			Help: "With DEVICE you vouch for the phone: where pki.lsc.auth is null_string it is asked for no proof, even if it had a certificate (it was reset or replaced).\n" +
-				"With --all every phone in encrypted mode, and those that have a certificate prove themselves by it.",
-			Flags: []admin.Flag{{Name: "all", Usage: "every phone", Bool: true}, {Name: "expiring", Usage: "with --all: only those whose certificate ends within this time: 60d"}}},
 		{Name: "cert revoke", Args: "SERIAL|DEVICE", Min: 1, Max: 1, Change: true, Short: "revoke a certificate, or all of a phone's", Print: printer(printRevoked),
 			Flags: []admin.Flag{{Name: "reason", Usage: "key compromise, superseded, cessation of operation, or any text"}}},
 		{Name: "trust show", Args: "[DEVICE]", Max: 1, Short: "the trust list that phones get, and who has fetched it", Print: printer(printTrust)},
@@ -57,6 +52,7 @@ func Verbs() []admin.Verb {
 			Flags: []admin.Flag{{Name: "reason", Usage: "why; kept with the list"}}},
 		{Name: "crl", Short: "the list of revoked certificates, PEM", Print: printer(printCRL)},
 	}
+	return slices.Insert(verbs, 1, enrolVerbs()...)
 }
 
 // Handlers answer Verbs.
@@ -64,6 +60,8 @@ func (k *Keeper) Handlers() map[string]admin.Handler {
 	return map[string]admin.Handler{
 		"cert rotate":   k.rotate,
 		"cert enroll":   k.enroll,
+		"cert progress": k.progress,
+		"cert codes":    k.codes,
 		"cert revoke":   k.revoke,
 		"trust show":    k.show,
 		"trust verify":  k.verify,
@@ -136,71 +134,6 @@ func joined(roles []pki.Role) string {
 		out = append(out, string(r))
 	}
 	return strings.Join(out, ", ")
-}
-
-// Enrolled is the answer to cert enroll.
-type Enrolled struct {
-	Scheduled []string `json:"scheduled"`
-	Good      []string `json:"good"`      // left alone: their certificate is good for longer
-	Nonsecure []string `json:"nonsecure"` // have no certificates
-}
-
-func (k *Keeper) enroll(ctx context.Context, r admin.Request) (any, error) {
-	doc, everybody := k.o.Doc(), r.Flags["all"] != ""
-	var within time.Duration
-	if text, ok := r.Flags["expiring"]; ok {
-		var err error
-		if within, err = parseDays(text); err != nil || !everybody {
-			return nil, admin.Usage("cert enroll: --expiring goes with --all and takes days: 60d")
-		}
-	}
-	if everybody == (len(r.Args) == 1) {
-		return nil, admin.Usage("cert enroll: either DEVICE or --all")
-	}
-	answer := Enrolled{Scheduled: []string{}, Good: []string{}, Nonsecure: []string{}}
-	if !everybody {
-		p, err := k.declared(r.Args[0])
-		if err != nil {
-			return nil, err
-		}
-		if p.Security == config.SecurityNonsecure {
-			return nil, admin.Refuse("phone %s is in non-secure mode and has no certificate", p.Device)
-		}
-		answer.Scheduled = append(answer.Scheduled, p.Device)
-		return answer, k.o.Authority.Schedule(ctx, p.Device, installs, by(r))
-	}
-	for i := range doc.Phones {
-		p := &doc.Phones[i]
-		cert, has := k.o.Authority.CurrentLSC(p.Device)
-		switch {
-		case p.Security == config.SecurityNonsecure:
-			answer.Nonsecure = append(answer.Nonsecure, p.Device)
-		case within > 0 && has && cert.NotAfter.Sub(k.o.Now()) > within:
-			answer.Good = append(answer.Good, p.Device)
-		default:
-			if err := k.o.Authority.ScheduleRenewal(ctx, p.Device, by(r)); err != nil {
-				return nil, err
-			}
-			answer.Scheduled = append(answer.Scheduled, p.Device)
-		}
-	}
-	return answer, nil
-}
-
-// parseDays reads 60d, or a duration as Go writes it.
-func parseDays(text string) (time.Duration, error) {
-	if n, ok := strings.CutSuffix(text, "d"); ok {
-		days, err := strconv.Atoi(n)
-		if err != nil || days < 1 || days > 36500 {
-			return 0, errors.New("not a number of days")
-		}
-		return time.Duration(days) * 24 * time.Hour, nil
-	}
-	d, err := time.ParseDuration(text)
-	if err == nil && d <= 0 {
-		err = errors.New("not in the future")
-	}
-	return d, err
 }
 
 var macAddress = regexp.MustCompile(`^(?:SEP)?([0-9A-F]{12})$`)

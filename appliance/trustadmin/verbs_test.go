@@ -21,7 +21,12 @@ import (
 
 func TestMain(m *testing.M) {
 	// The log library of the certificate engine starts this when it is linked in.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"))
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"), goleak.Cleanup(func(code int) {
+		for _, dir := range begun.dirs {
+			os.RemoveAll(dir)
+		}
+		os.Exit(code)
+	}))
 }
 
 // verbs serves a world's verbs on a control socket.
