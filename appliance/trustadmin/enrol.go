@@ -32,6 +32,9 @@ func enrolVerbs() []admin.Verb {
 				{Name: "code", Usage: "make a one-time code for each", Bool: true}, {Name: "code-is", Usage: "with DEVICE: the one-time code, 4 to 15 digits"},
 				{Name: "valid", Usage: "how long codes are good: 14d unless said otherwise"},
 				{Name: "now", Usage: "restart those that are registered and not in a call", Bool: true}, {Name: "dry-run", Usage: "show, do nothing", Bool: true}}},
+		{Name: "cert fetch", Args: "DEVICE", Min: 1, Max: 1, Change: true, Short: "ask a phone at its next start which certificate it holds", Print: printer(printOrdered)},
+		{Name: "cert delete", Args: "DEVICE", Min: 1, Max: 1, Change: true, Short: "have a phone delete its certificate at its next start", Print: printer(printOrdered),
+			Help: "It enrols anew at the start after that, unless it is declared otherwise by then."},
 		{Name: "cert progress", Short: "how far the last cert enroll --all has come, and what the other phones wait for", Print: printer(printProgress)},
 		{Name: "cert codes", Args: "[DEVICE]", Max: 1, Short: "the one-time codes that are still good, with QR codes", Print: printer(printCodes),
 			Flags: []admin.Flag{{Name: "html", Usage: "a page to print, one card for each phone", Bool: true}, {Name: "qr", Usage: "QR codes also for many phones", Bool: true}}},
@@ -174,6 +177,30 @@ func (k *Keeper) enroll(ctx context.Context, r admin.Request) (any, error) {
 		answer.Told = k.restart(ctx, answer.Scheduled)
 	}
 	return answer, nil
+}
+
+// Ordered is the answer to cert fetch and cert delete.
+type Ordered struct {
+	Device    string `json:"device"`
+	Operation string `json:"operation"`
+}
+
+// order schedules an operation that needs nothing but a name.
+func (k *Keeper) order(op capf.Operation) admin.Handler {
+	return func(ctx context.Context, r admin.Request) (any, error) {
+		p, err := k.declared(r.Args[0])
+		if err != nil {
+			return nil, err
+		}
+		if p.Security == config.SecurityNonsecure {
+			return nil, admin.Refuse("phone %s is in non-secure mode and is not asked for certificates", p.Device)
+		}
+		return Ordered{p.Device, op.String()}, k.o.Authority.Schedule(ctx, p.Device, op, by(r))
+	}
+}
+
+func printOrdered(w io.Writer, o Ordered) {
+	fmt.Fprintf(w, "phone %s: %s at its next start, or when somebody presses Update there\n", o.Device, o.Operation)
 }
 
 // choose divides the declared phones.

@@ -19,6 +19,7 @@ import (
 	"ringfence/appliance/provision"
 	"ringfence/config"
 	"ringfence/pki"
+	"ringfence/pki/capf"
 	"ringfence/trust"
 	"ringfence/trust/tlv"
 )
@@ -60,6 +61,8 @@ func (k *Keeper) Handlers() map[string]admin.Handler {
 	return map[string]admin.Handler{
 		"cert rotate":   k.rotate,
 		"cert enroll":   k.enroll,
+		"cert fetch":    k.order(capf.Fetch),
+		"cert delete":   k.order(capf.Delete),
 		"cert progress": k.progress,
 		"cert codes":    k.codes,
 		"cert revoke":   k.revoke,

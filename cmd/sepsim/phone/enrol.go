@@ -140,6 +140,16 @@ func proofOf(c *tls.Certificate) *capf.Identity {
 	return &capf.Identity{Certificate: c.Certificate[0], Key: key}
 }
 
+// Proof is the LSC with its key, as the phone proves itself to CAPF; nil without one.
+func (p *Phone) Proof() *capf.Identity {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.flash.lsc == nil {
+		return nil
+	}
+	return proofOf(p.flash.lsc)
+}
+
 // ecAllowed says whether the trust list has version 1.1, which switches EC keys on (tlv §6).
 func (p *Phone) ecAllowed() bool {
 	l := p.TrustList()
