@@ -34,8 +34,8 @@ func (d *daemon) capf() net.Conn {
 	return c
 }
 
-// session runs one CAPF session as a phone that holds what c says.
-func (d *daemon) session(c capf.Client) (capf.Result, error) {
+// capfSession runs one CAPF session as a phone that holds what c says.
+func (d *daemon) capfSession(c capf.Client) (capf.Result, error) {
 	d.t.Helper()
 	conn := d.capf()
 	defer conn.Close()
@@ -72,7 +72,7 @@ func TestEnrolmentByCode(t *testing.T) {
 	}
 	try := func(typed string) capf.Reason {
 		t.Helper()
-		res, err := d.session(capf.Client{Device: adaDevice, Password: typed, GenerateKey: func(capf.KeyKind) (crypto.Signer, error) { return key, nil }})
+		res, err := d.capfSession(capf.Client{Device: adaDevice, Password: typed, GenerateKey: func(capf.KeyKind) (crypto.Signer, error) { return key, nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestEnrolmentOperations(t *testing.T) {
 	}
 	run := func(want capf.Operation, reason capf.Reason) {
 		t.Helper()
-		res, err := d.session(client())
+		res, err := d.capfSession(client())
 		if err != nil || res.Operation != want || res.Reason != reason {
 			t.Fatalf("%+v, %v; want %s and %s", res, err, want, reason)
 		}
@@ -160,7 +160,7 @@ func TestEnrolmentOperations(t *testing.T) {
 		t.Errorf("progress after the deletion:\n%s", out)
 	}
 	run(capf.Install, capf.ReasonDone)
-	if res, err := d.session(capf.Client{Device: "SEP00112233DEAD"}); err != nil || res.Reason != capf.ReasonUnknown {
+	if res, err := d.capfSession(capf.Client{Device: "SEP00112233DEAD"}); err != nil || res.Reason != capf.ReasonUnknown {
 		t.Errorf("a stranger: %+v, %v", res, err)
 	}
 }
@@ -208,7 +208,7 @@ func TestEnrolmentByCertificate(t *testing.T) {
 		"its LSC with another phone's MIC":     {Device: device, Proof: lsc, SUDI: identity(other)},
 		"its LSC without proof of the session": {Device: device, Proof: lsc},
 	} {
-		if res, err := d.session(c); err != nil || res.Reason != capf.ReasonRefused {
+		if res, err := d.capfSession(c); err != nil || res.Reason != capf.ReasonRefused {
 			t.Errorf("%s: %+v, %v", name, res, err)
 		}
 	}
@@ -238,7 +238,7 @@ func TestKilledDuringEnrolment(t *testing.T) {
 	var holds []byte
 	enrol := func() {
 		t.Helper()
-		res, err := d.session(capf.Client{Device: adaDevice, GenerateKey: func(capf.KeyKind) (crypto.Signer, error) { return key, nil },
+		res, err := d.capfSession(capf.Client{Device: adaDevice, GenerateKey: func(capf.KeyKind) (crypto.Signer, error) { return key, nil },
 			Store: func(der []byte, _ crypto.Signer) error { holds = der; return nil }})
 		if err != nil || res.Reason != capf.ReasonDone {
 			t.Fatalf("%+v, %v", res, err)
