@@ -20,6 +20,7 @@ import (
 // vpnVerbs are the orders about the VPN, and what it would let pass.
 func vpnVerbs() []admin.Verb {
 	return []admin.Verb{
+		takeHomeVerb(),
 		{Name: "vpn kick", Args: "SESSION|NAME", Min: 1, Max: 1, Short: "end a VPN session, or all of a phone or person", Change: true, Print: printText},
 		{Name: "vpn policy", Args: "[NAME]", Max: 3, Short: "VPN policies, what they open, and what would become of a packet", Print: printPolicies,
 			Help: "Without arguments: every policy. With NAME: that one and what it opens, for phones and for people. With --for: what a phone, a person or a session may reach.\n" +
@@ -31,7 +32,7 @@ func vpnVerbs() []admin.Verb {
 }
 
 func (a *appliance) vpnHandlers() map[string]admin.Handler {
-	return map[string]admin.Handler{"vpn kick": a.vpnKick, "vpn policy": a.vpnPolicy, "vpn totp": a.vpnTOTP, "vpn wireguard": a.vpnWireGuard}
+	return map[string]admin.Handler{"vpn kick": a.vpnKick, "vpn policy": a.vpnPolicy, "vpn totp": a.vpnTOTP, "phone takehome": a.phoneTakeHome, "vpn wireguard": a.vpnWireGuard}
 }
 
 func (a *appliance) vpnSessions() []admin.VPNSessionInfo {

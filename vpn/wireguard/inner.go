@@ -19,65 +19,71 @@ type inner struct {
 	peerOf func(netip.Addr) *peer // by inner source address
 	write  func(*tunnel.Batch)
 
-	voice, bulk chan []byte
+	voice, bulk chan *packet
 	bufs        sync.Pool
 	events      chan wgtun.Event
 	gone        chan struct{}
 	once        sync.Once
 }
 
+// packet is one on its way to a peer.
+type packet struct {
+	n int
+	b [tunnel.MaxPacket]byte
+}
+
 func newInner() *inner {
-	d := &inner{voice: make(chan []byte, queued), bulk: make(chan []byte, queued), events: make(chan wgtun.Event, 1), gone: make(chan struct{})}
-	d.bufs.New = func() any { return make([]byte, tunnel.MaxPacket) }
+	d := &inner{voice: make(chan *packet, queued), bulk: make(chan *packet, queued), events: make(chan wgtun.Event, 1), gone: make(chan struct{})}
+	d.bufs.New = func() any { return new(packet) }
 	d.events <- wgtun.EventUp
 	return d
 }
 
 // put queues a packet to a peer; it reports false when there is no room.
 func (d *inner) put(pkt []byte, voice bool) bool {
-	b := d.bufs.Get().([]byte)
-	b = b[:copy(b[:cap(b)], pkt)]
+	p := d.bufs.Get().(*packet)
+	p.n = copy(p.b[:], pkt)
 	to := d.bulk
 	if voice {
 		to = d.voice
 	}
 	select {
-	case to <- b:
+	case to <- p:
 		return true
 	default:
-		d.bufs.Put(b[:cap(b)]) //nolint:staticcheck // a slice of fixed size: the header's allocation is small beside the packet
+		d.bufs.Put(p)
 		return false
 	}
 }
 
 // Read implements tun.Device: packets to peers, voice first.
 func (d *inner) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	var b []byte
+	var p *packet
 	select {
-	case b = <-d.voice:
+	case p = <-d.voice:
 	default:
 		select {
 		case <-d.gone:
 			return 0, os.ErrClosed
-		case b = <-d.voice:
-		case b = <-d.bulk:
+		case p = <-d.voice:
+		case p = <-d.bulk:
 		}
 	}
 	n := 0
 	for {
-		sizes[n] = copy(bufs[n][offset:], b)
+		sizes[n] = copy(bufs[n][offset:], p.b[:p.n])
 		n++
-		d.bufs.Put(b[:cap(b)]) //nolint:staticcheck // see put
+		d.bufs.Put(p)
 		if n == len(bufs) {
 			return n, nil
 		}
 		select {
-		case b = <-d.voice:
+		case p = <-d.voice:
 			continue
 		default:
 		}
 		select {
-		case b = <-d.bulk:
+		case p = <-d.bulk:
 		default:
 			return n, nil
 		}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,17 @@ func TestPhoneAtHome(t *testing.T) {
 		t.Fatal(err)
 	}
 	office.Stop()
+	var ready struct {
+		Ready bool     `json:"ready"`
+		Card  []string `json:"card"`
+	}
+	d.json(&ready, "phone", "takehome", "SEP001122AA0001")
+	if !ready.Ready || len(ready.Card) == 0 {
+		t.Errorf("phone takehome says %+v of a phone that has everything", ready)
+	}
+	if out := d.verb("phone", "takehome", "SEP001122AA0002"); !strings.Contains(out, "not ready") || !strings.Contains(out, "no VPN policy") {
+		t.Errorf("phone takehome says of a phone without VPN\n%s", out)
+	}
 
 	home := d.newPhone("SEP001122AA0001", "8851", 1, func(o *phone.Options) { o.Outside = true })
 	d.ready(home)
