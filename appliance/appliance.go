@@ -269,6 +269,9 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 	a.after("updates", func() error { a.updates.tasks.Stop(); return nil })
 	a.supervisor = supervise.New(a.log)
 	a.addServices(note)
+	if err := a.addCerts(); err != nil {
+		return err
+	}
 
 	metrics := a.metrics()
 	return a.addAdmin(admin.Options{

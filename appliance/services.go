@@ -85,7 +85,6 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 	if !l.NTP.Off() {
 		a.supervisor.Add(a.timeService(l.NTP))
 	}
-	a.addCerts()
 	a.supervisor.Add(supervise.Service{Name: "trust", Run: a.trust.Run})
 	if u := a.doc().Node.Update; u.URL != "" {
 		if _, err := boot.ReadStatus(); err == nil {

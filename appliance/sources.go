@@ -102,7 +102,7 @@ func (a *appliance) listeners() map[string][]string {
 		add("vpn", "tcp", l.VPN)
 		add("vpn", "wireguard", l.WireGuard)
 	}
-	certListeners(l, add)
+	certListeners(a.doc(), add)
 	add("admin", "http", l.Metrics)
 	return out
 }

@@ -22,6 +22,7 @@ import (
 //	pki/cert/SERIAL/info              what never changes about a certificate, JSON
 //	pki/cert/SERIAL/state             unconfirmed, confirmed, superseded, deleted; only of phones' certificates
 //	pki/cert/SERIAL/imported          present when it came from elsewhere
+//	pki/cert/SERIAL/owner             who it was given to: an ACME account, a SCEP transaction
 //	pki/chain/SERIAL                  the CAs between an imported certificate and its root, DER one after the other
 //	pki/ca/SERIAL                     present for CA certificates
 //	pki/role/NODE/ROLE                serial of the role's certificate in use
@@ -36,6 +37,8 @@ import (
 //	pki/device/DEVICE/operation       what is scheduled, JSON
 //	pki/device/DEVICE/code            keyed digest of the code that was spent
 //	pki/clock/NODE                    the latest time that was believed
+//	pki/registrar/NODE                serial of the certificate that SCEP requests are encrypted for
+//	pki/acme/account/ID               accounts of ACME; see the package acme
 //	pki/crl/NODE                      number of the last CRL
 //	pki/rootcrl/NODE/SERIAL           the root's CRL, DER
 //	pki/db/...                        rows of the engine: the certificates themselves, revocations
@@ -198,7 +201,10 @@ func (a *Authority) stateOf(serial string, i info) CertState {
 }
 
 // unreplaced reports whether nothing takes the place of a role's certificates.
-func (r Role) unreplaced() bool { return r == RoleServer || r == RoleRoot || r == RoleIssuer }
+func (r Role) unreplaced() bool { return r == RoleRoot || r == RoleIssuer || r.given() }
+
+// given reports whether certificates of a role are not the appliance's own, but were given to others.
+func (r Role) given() bool { return r == RoleServer || r == RoleACME || r == RoleSCEP }
 
 // stands tells in which role an appliance's own certificate stands now, and how. A key that was made for recovery may be
 // the signer by now.

@@ -52,6 +52,8 @@ const (
 	RoleVPN          Role = "VPN"           // VPN gateway
 	RoleAdmin        Role = "ADMIN"         // pages and API
 	RoleIssuer       Role = "ISSUER"        // in records only: another appliance's issuing CA, signed by our root
+	RoleACME         Role = "ACME"          // in records only: certificates for machines that fetch them by ACME
+	RoleSCEP         Role = "SCEP"          // in records only: certificates for devices that enrol by SCEP
 	RoleServer       Role = "SERVER"        // in records only: certificates that NewServerCertificate gave away
 )
 

@@ -30,7 +30,7 @@ func (a *Authority) Revoke(ctx context.Context, serial, reason string) error {
 	if a.IsRevoked(serial) {
 		return nil
 	}
-	if i.Device == "" && i.Role != RoleServer && i.Role != RoleIssuer && a.stateOf(serial, i) == Current {
+	if i.Device == "" && !i.Role.given() && i.Role != RoleIssuer && a.stateOf(serial, i) == Current {
 		return fmt.Errorf("pki: certificate %s of role %s is in use: replace it first", serial, i.Role)
 	}
 	cert, err := a.certificate(serial)
@@ -65,4 +65,14 @@ func (a *Authority) RevokeDevice(ctx context.Context, device, reason string) (n 
 		n++
 	}
 	return n, nil
+}
+
+// ReasonText is the reason of a code of RFC 5280 §5.3.1, as Revoke takes it.
+func ReasonText(code int) string {
+	for text, c := range reasonCodes {
+		if c == code {
+			return text
+		}
+	}
+	return "unspecified"
 }

@@ -3,7 +3,6 @@ package pki
 import (
 	"context"
 	"crypto"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
@@ -405,49 +404,4 @@ func sha256With(issuer *x509.Certificate) x509.SignatureAlgorithm {
 		return x509.ECDSAWithSHA256
 	}
 	return x509.SHA256WithRSA
-}
-
-// NewServerCertificate issues a certificate for a server that is no role of this appliance, and leaves its key with the
-// caller. Names are host names and addresses; life is cut to the issuing CA's.
-func (a *Authority) NewServerCertificate(ctx context.Context, key crypto.Signer, name string, names []string, life time.Duration) (*tls.Certificate, error) {
-	if err := a.CheckClock(ctx); err != nil {
-		return nil, fmt.Errorf("pki: certificate for %s: %w", name, err)
-	}
-	if kind := capf.KindOf(key.Public()); !kind.Known() {
-		return nil, fmt.Errorf("pki: certificate for %s: key of a kind that is not issued for", name)
-	}
-	ca, err := a.Identity(RoleCAPF)
-	if err != nil {
-		return nil, err
-	}
-	now := a.now()
-	t := &x509.Certificate{
-		SerialNumber: a.serial(), Subject: a.subject(name), BasicConstraintsValid: true, KeyUsage: serves,
-		NotBefore: now.Add(-backdate), NotAfter: end(now.Add(life), ca.Leaf.NotAfter), SignatureAlgorithm: sha256With(ca.Leaf),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if capf.KindOf(key.Public()).IsEC() {
-		t.KeyUsage = signs
-	}
-	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
-			t.IPAddresses = append(t.IPAddresses, ip)
-		} else {
-			t.DNSNames = append(t.DNSNames, n)
-		}
-	}
-	a.publish(t, ca.Leaf)
-	cert, err := sign(t, ca.Leaf, key.Public(), ca.PrivateKey.(crypto.Signer))
-	if err != nil {
-		return nil, fmt.Errorf("pki: %w", err)
-	}
-	b := newBatch(a.opts.State)
-	if err := a.record(b, cert, RoleServer, ""); err != nil {
-		return nil, fmt.Errorf("pki: %w", err)
-	}
-	a.stampClock(b)
-	if err := b.commit(ctx); err != nil {
-		return nil, fmt.Errorf("pki: record certificate for %s: %w", name, err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{cert.Raw, ca.Leaf.Raw}, PrivateKey: key, Leaf: cert}, nil
 }
