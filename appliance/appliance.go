@@ -235,7 +235,8 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		return err
 	}
 
-	a.recorder = phone.NewRecorder(phone.Options{Local: a.local, Facts: a.facts, Log: a.log})
+	a.recorder = phone.NewRecorder(phone.Options{Local: a.local, Facts: a.facts, Log: a.log,
+		Declared: func(device string) bool { _, ok := a.doc().Phone(device); return ok }})
 	note := a.recorder.Note
 	a.enrolment = pki.NewEnrolment(a.ca, a.mayEnrol)
 

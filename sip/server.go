@@ -134,9 +134,9 @@ func New(o Options) (*Server, error) {
 	s.flows, err = flow.New(flow.Options{
 		Listen: o.Listen, Log: o.Log, OnMessage: s.layer.Receive, OnClose: s.flowClosed, Certificate: o.Certificate,
 		VerifyClient: o.VerifyClient, MaxMessage: o.MaxMessage, MaxFlows: o.MaxFlows, MaxPerSource: o.MaxPerSource,
-		Trace: func(f flow.Flow, out bool, m sipgo.Message) {
+		Trace: func(f flow.Flow, out bool, m sipgo.Message, wire []byte) {
 			if id, ok := s.reg.ByFlow(f); ok { // strangers cannot push calls out of the ring
-				s.traces.Record(f, id.Line, out, m)
+				s.traces.Record(f, id.Line, out, m, wire)
 			}
 			if o.Trace != nil {
 				o.Trace(f, out, m)

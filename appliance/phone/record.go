@@ -98,7 +98,10 @@ type Options struct {
 	Local Local
 	// Facts of a device; must not block. Nil: every device counts as declared.
 	Facts func(device string) Facts
-	Log   *slog.Logger
+	// Declared is the first of them alone, for where that is all that counts: it is asked of every known device at the start and of
+	// every note. Nil: Facts is asked.
+	Declared func(device string) bool
+	Log      *slog.Logger
 }
 
 // Recorder keeps the boot records. Its methods may be called from any goroutine.
@@ -132,6 +135,9 @@ func NewRecorder(o Options) *Recorder {
 	if o.Facts == nil {
 		o.Facts = func(string) Facts { return Facts{Declared: true} }
 	}
+	if o.Declared == nil {
+		o.Declared = func(device string) bool { return o.Facts(device).Declared }
+	}
 	r := &Recorder{o: o, log: o.Log.With("component", "phone"), devices: map[string]*device{}, unknown: map[string]struct{}{}}
 	o.Local.Scan(bucketDevices, "", func(name string, value []byte) bool {
 		d := new(device)
@@ -141,7 +147,7 @@ func NewRecorder(o Options) *Recorder {
 			return true
 		}
 		r.devices[name] = d
-		if !o.Facts(name).Declared {
+		if !o.Declared(name) {
 			r.unknown[name] = struct{}{}
 		}
 		return true
@@ -160,7 +166,7 @@ func (r *Recorder) Note(name, step, text string, failed bool) {
 	if !ValidName(name) {
 		return
 	}
-	declared := r.o.Facts(name).Declared
+	declared := r.o.Declared(name)
 	e := Entry{Count: 1, Step: cleanStep(step), Text: clean(text), Failed: failed}
 	e.First = time.Now().Round(0)
 	e.Last = e.First
@@ -262,7 +268,7 @@ func (r *Recorder) shrinkLocked(newcomer string) {
 		return
 	}
 	for name := range r.unknown {
-		if r.o.Facts(name).Declared {
+		if r.o.Declared(name) {
 			delete(r.unknown, name)
 		}
 	}
@@ -340,7 +346,7 @@ func (r *Recorder) Devices() []Seen {
 	}
 	r.mu.Unlock()
 	for i := range out {
-		out[i].Declared = r.o.Facts(out[i].Device).Declared
+		out[i].Declared = r.o.Declared(out[i].Device)
 	}
 	slices.SortFunc(out, func(a, b Seen) int { return strings.Compare(a.Device, b.Device) })
 	return out

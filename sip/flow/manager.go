@@ -37,8 +37,8 @@ type Options struct {
 	OnMessage func(f Flow, m sip.Message)
 	OnOpen    func(f Flow)
 	OnClose   func(f Flow, reason error)
-	// Trace sees every message as it is handed up or queued; nil costs nothing.
-	Trace func(f Flow, out bool, m sip.Message)
+	// Trace sees every message as it is handed up or queued, with its bytes, which are valid during the call; nil costs nothing.
+	Trace func(f Flow, out bool, m sip.Message, wire []byte)
 
 	// Certificate is the server's certificate for the TLS listeners, asked for at each handshake.
 	Certificate func() (*tls.Certificate, error)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -152,7 +151,7 @@ func (p *packetListener) datagram(b []byte, from, to netip.AddrPort) {
 	if f == nil {
 		return
 	}
-	if err := p.m.deliver(f, msg); err != nil {
+	if err := p.m.deliver(f, msg, b); err != nil {
 		f.Close(err)
 	}
 }
@@ -277,12 +276,16 @@ func (f *packet) Send(msg sip.Message) error {
 		return ErrClosed
 	default:
 	}
+	b := writeBuffers.Get().(*bytes.Buffer)
+	b.Reset()
+	msg.StringWrite(b)
 	if t := f.p.m.opt.Trace; t != nil {
-		t(f, true, msg)
+		t(f, true, msg, b.Bytes())
 	}
-	var b strings.Builder
-	msg.StringWrite(&b)
-	f.p.write([]byte(b.String()), f.remote, f.local)
+	f.p.write(b.Bytes(), f.remote, f.local)
+	if b.Cap() <= 1<<16 {
+		writeBuffers.Put(b)
+	}
 	return nil
 }
 

@@ -193,7 +193,7 @@ func (r *Registrar) wrong(tx *transaction.Server, user string, who caller, known
 
 // challenge answers 401. What the request looks like decides the kind of challenge, not who it claims to be from.
 func (r *Registrar) challenge(tx *transaction.Server, stale bool) {
-	realm := `realm="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r.opt.Realm) + `"`
+	realm := r.realm
 	nonce := `, nonce="` + r.nonces.issue() + `"`
 	end := ""
 	if stale {

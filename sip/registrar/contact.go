@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/emiago/sipgo/sip"
@@ -164,6 +165,37 @@ func modelOf(ua string) string {
 	}
 	m, _, _ := strings.Cut(ua[8:], "/")
 	return m
+}
+
+// maxTagSets bounds what is shared between phones; there are about as many sets as firmwares.
+const maxTagSets = 256
+
+// tagSets shares the lists of option tags between all phones that announce the same: they are some 400 bytes each.
+type tagSets struct {
+	mu   sync.Mutex
+	sets map[string][]string
+}
+
+// of is supported, or a list that is equal.
+func (t *tagSets) of(req *sip.Request) []string { return t.share(supported(req)) }
+
+func (t *tagSets) share(tags []string) []string {
+	if len(tags) == 0 {
+		return nil
+	}
+	key := strings.Join(tags, ",")
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s, ok := t.sets[key]; ok {
+		return s
+	}
+	if len(t.sets) < maxTagSets {
+		if t.sets == nil {
+			t.sets = make(map[string][]string)
+		}
+		t.sets[key] = tags
+	}
+	return tags
 }
 
 // supported lists the option tags of all Supported headers in lower case.

@@ -109,7 +109,7 @@ func (r *Registrar) restoreOneLocked(key string, s saved, now time.Time) bool {
 	b := &Binding{
 		Line: s.Line, Device: s.Device, Index: 1, Contact: uri, ContactText: s.Contact, CallID: s.CallID, UserAgent: s.UserAgent,
 		Model: modelOf(s.UserAgent), Cisco: s.Device != "", Secure: s.Secure, Registered: now, Expires: now.Add(rec.granted),
-		Supported: s.Supported, Load: s.Load, InactiveLoad: s.Inactive, LastReset: s.LastReset,
+		Supported: r.tags.share(s.Supported), Load: s.Load, InactiveLoad: s.Inactive, LastReset: s.LastReset,
 	}
 	if s.Transport == "UDP" {
 		rec.remote, _ = netip.ParseAddrPort(s.Remote)

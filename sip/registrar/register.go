@@ -135,7 +135,7 @@ func (r *Registrar) bindDeviceLocked(old *record, who caller, req *sip.Request, 
 	first := &Binding{
 		Line: who.account.Number, Device: rec.device, Index: 1, Contact: c.uri, ContactText: c.text, Flow: f,
 		CallID: req.CallID().Value(), UserAgent: bounded(transaction.Header(req, "User-Agent")), Cisco: true, Secure: f.Secure(),
-		Registered: now, Supported: supported(req),
+		Registered: now, Supported: r.tags.of(req),
 	}
 	first.Model = modelOf(first.UserAgent)
 	var alarm cisco.ResetReason
@@ -338,7 +338,7 @@ func (r *Registrar) bindLineLocked(rec *record, a Account, req *sip.Request, f f
 	now := time.Now()
 	b := &Binding{
 		Line: a.Number, Index: 1, Contact: c.uri, ContactText: c.text, Flow: f, CallID: req.CallID().Value(),
-		UserAgent: bounded(transaction.Header(req, "User-Agent")), Secure: f.Secure(), Registered: now, Supported: supported(req),
+		UserAgent: bounded(transaction.Header(req, "User-Agent")), Secure: f.Secure(), Registered: now, Supported: r.tags.of(req),
 	}
 	e := Event{Kind: Fresh}
 	if rec != nil {

@@ -34,6 +34,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -225,6 +226,8 @@ type Registrar struct {
 	throttle *throttle
 	tokens   tokens
 	dummy    string
+	realm    string // parameter of challenges
+	tags     tagSets
 
 	mu      sync.RWMutex
 	records map[string]*record
@@ -249,6 +252,7 @@ func New(o Options) (*Registrar, error) {
 		dummy:   transaction.NewTag(),
 		records: make(map[string]*record), byLine: make(map[string][]*record), byFlow: make(map[string][]*record),
 	}
+	r.realm = `realm="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(o.Realm) + `"`
 	r.restore()
 	return r, nil
 }

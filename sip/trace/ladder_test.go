@@ -141,7 +141,7 @@ func TestBytesAreBounded(t *testing.T) {
 		}
 	}
 	before := r.bytes
-	r.Record(f, "301", false, siptest.Message(t, message("INVITE", "c1")))
+	record(t, r, f, false, message("INVITE", "c1"))
 	if taps != 1 || r.bytes <= before || len(r.Merged("a", "b", "c1", "a")) != 101 {
 		t.Errorf("%d taps, %d bytes, %d messages", taps, r.bytes, len(r.Merged("a", "b", "c1", "a")))
 	}

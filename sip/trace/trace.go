@@ -6,6 +6,7 @@
 package trace
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
@@ -56,8 +57,9 @@ func New() *Ring { return &Ring{calls: make(map[string]*[]Entry)} }
 // Tap makes f see every entry as well. It must come before the first message, and f must not block.
 func (r *Ring) Tap(f func(Entry)) { r.tap = f }
 
-// Record keeps a message if it belongs to a call. party is the line at the other end.
-func (r *Ring) Record(f flow.Flow, party string, out bool, m sip.Message) {
+// Record keeps a message if it belongs to a call. party is the line at the other end, wire how the message is
+// written. It is for flow.Options.Trace.
+func (r *Ring) Record(f flow.Flow, party string, out bool, m sip.Message, wire []byte) {
 	id, cseq := m.CallID(), m.CSeq()
 	if id == nil || cseq == nil {
 		return
@@ -74,7 +76,7 @@ func (r *Ring) Record(f flow.Flow, party string, out bool, m sip.Message) {
 	}
 	e := Entry{
 		At: time.Now(), Out: out, Flow: f.ID(), Transport: f.Transport(), Local: f.Local(), Peer: f.Remote().String(), Remote: f.Remote(),
-		CallID: id.Value(), Party: party, Text: Redact(m.String()),
+		CallID: id.Value(), Party: party, Text: Redact(wire),
 	}
 	e.StartLine, _, _ = strings.Cut(e.Text, "\r\n")
 	if len(e.Text) > maxText {
@@ -143,43 +145,75 @@ func (r *Ring) Calls() []string {
 
 const redacted = "[redacted]"
 
-// Redact cuts digest credentials and SDES keys out of the text of a message.
-func Redact(text string) string {
+// Redact cuts digest credentials and SDES keys out of a message as it is written.
+func Redact(wire []byte) string {
 	var b strings.Builder
-	b.Grow(len(text))
-	for len(text) > 0 {
-		line, rest, found := strings.Cut(text, "\n")
-		b.WriteString(redactLine(line))
-		if found {
-			b.WriteByte('\n')
+	b.Grow(len(wire))
+	rest, folded := wire, false
+	kept := 0 // wire[:kept] is in b
+	for at := 0; at < len(wire); {
+		end := bytes.IndexByte(rest, '\n') + 1
+		if end == 0 {
+			end = len(rest)
 		}
-		text = rest
+		line := rest[:end]
+		rest = rest[end:]
+		switch {
+		case folded && (line[0] == ' ' || line[0] == '\t'): // a header may go on in the next line
+			b.Write(wire[kept:at])
+			kept = at + end
+		case suspicious(line[0]):
+			folded = false
+			if clean, secret, whole := redactLine(string(line)); secret {
+				b.Write(wire[kept:at])
+				b.WriteString(clean)
+				kept = at + end
+				folded = whole
+			}
+		default:
+			folded = false
+		}
+		at += end
 	}
+	b.Write(wire[kept:])
 	return b.String()
 }
 
-func redactLine(line string) string {
+// suspicious tells lines that may hold a secret by their first letter: Authorization, a=crypto, Proxy-Authorization, k=.
+func suspicious(c byte) bool {
+	switch c {
+	case 'a', 'A', 'p', 'P', 'k', 'K', ' ', '\t':
+		return true
+	}
+	return false
+}
+
+// redactLine returns a line without its secret, if it has one; whole is true for a header, which may be folded.
+func redactLine(line string) (clean string, secret, whole bool) {
 	name, _, ok := strings.Cut(line, ":")
 	switch lower := strings.ToLower(strings.TrimSpace(name)); {
 	case !ok:
 	case lower == "authorization" || lower == "proxy-authorization":
-		return name + ": " + redacted + end(line)
+		return name + ": " + redacted + end(line), true, true
 	case lower == "a=crypto" || lower == "a=key" || lower == "k=":
 		if i := strings.Index(line, "inline:"); i >= 0 {
-			return line[:i] + "inline:" + redacted + end(line)
+			return line[:i] + "inline:" + redacted + end(line), true, false
 		}
-		return name + ":" + redacted + end(line)
+		return name + ":" + redacted + end(line), true, false
 	}
 	if strings.HasPrefix(line, "k=") {
-		return "k=" + redacted + end(line)
+		return "k=" + redacted + end(line), true, false
 	}
-	return line
+	return line, false, false
 }
 
-// end returns the carriage return that a line ends in.
+// end returns what a line ends in.
 func end(line string) string {
-	if strings.HasSuffix(line, "\r") {
-		return "\r"
+	switch {
+	case strings.HasSuffix(line, "\r\n"):
+		return "\r\n"
+	case strings.HasSuffix(line, "\n"):
+		return "\n"
 	}
 	return ""
 }

@@ -19,7 +19,7 @@ type Client struct {
 
 	mu       sync.Mutex
 	state    state
-	timer    *time.Timer
+	timer    alarm
 	interval time.Duration // of retransmission, 0 on streams
 	deadline time.Time     // of the state, zero for none
 	toTag    string        // of the 2xx
@@ -63,7 +63,7 @@ func (l *Layer) Request(f flow.Flow, req *sip.Request, h func(res *sip.Response,
 		t.mu.Unlock()
 		return nil, ErrTooMany
 	}
-	t.clients[c.key] = c
+	put(&t.clients, c.key, c)
 	l.count.Add(1)
 	t.mu.Unlock()
 
@@ -95,10 +95,7 @@ func (c *Client) Request() *sip.Request { return c.req }
 func (c *Client) Flow() flow.Flow { return c.t.f }
 
 func (c *Client) setTimerLocked(d time.Duration) {
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	c.timer = time.AfterFunc(d, func() { _ = c.l.guard("sip client timer", c.tick) })
+	c.timer.set(d, func() { _ = c.l.guard("sip client timer", c.tick) })
 }
 
 func (c *Client) tick() {
@@ -148,9 +145,7 @@ func (c *Client) receive(res *sip.Response) {
 		c.state = proceeding
 		if invite && !c.sent {
 			c.deadline = time.Time{} // ringing may last; its limit is the user's
-			if c.timer != nil {
-				c.timer.Stop()
-			}
+			c.timer.stop()
 		}
 		cancel := c.wants && !c.sent
 		c.sent = c.sent || cancel
@@ -231,16 +226,14 @@ func (c *Client) remove() bool {
 	c.mu.Lock()
 	was := c.state
 	c.state = ended
-	if c.timer != nil {
-		c.timer.Stop()
-	}
+	c.timer.stop()
 	c.mu.Unlock()
 	if was == ended {
 		return false
 	}
 	c.t.mu.Lock()
 	if c.t.clients[c.key] == c {
-		delete(c.t.clients, c.key)
+		take(&c.t.clients, c.key)
 		c.l.count.Add(-1)
 	}
 	c.t.mu.Unlock()
@@ -298,7 +291,7 @@ func (c *Client) sendCancel() {
 	x := &Client{l: c.l, t: c.t, key: clientKey{c.key.branch, string(sip.CANCEL)}, req: req, state: calling}
 	x.deadline = time.Now().Add(64 * c.l.opt.T1)
 	c.t.mu.Lock()
-	c.t.clients[x.key] = x
+	put(&c.t.clients, x.key, x)
 	c.l.count.Add(1)
 	c.t.mu.Unlock()
 	x.mu.Lock()

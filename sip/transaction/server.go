@@ -45,7 +45,7 @@ type Server struct {
 	mu       sync.Mutex
 	state    state
 	last     *sip.Response
-	timer    *time.Timer   // retransmission, or the end of the last state
+	timer    alarm         // retransmission, or the end of the last state
 	interval time.Duration // of retransmission
 	deadline time.Time     // of the state
 	cancel   *sip.Request
@@ -147,7 +147,7 @@ func (s *Server) finalLocked(code int) bool {
 		s.state = completed
 	}
 	s.t.mu.Lock()
-	s.t.invites[inviteKeyOf(s.req)] = s
+	put(&s.t.invites, inviteKeyOf(s.req), s)
 	s.t.mu.Unlock()
 	if s.interval = 0; reliable {
 		s.setTimerLocked(64 * s.l.opt.T1)
@@ -159,10 +159,7 @@ func (s *Server) finalLocked(code int) bool {
 }
 
 func (s *Server) setTimerLocked(d time.Duration) {
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	s.timer = time.AfterFunc(d, func() { _ = s.l.guard("sip server timer", s.tick) })
+	s.timer.set(d, func() { _ = s.l.guard("sip server timer", s.tick) })
 }
 
 // tick is a retransmission of the final answer, or the end of a state.
@@ -305,19 +302,17 @@ func (s *Server) end(err error) {
 		return
 	}
 	s.state, s.endErr = ended, err
-	if s.timer != nil {
-		s.timer.Stop()
-	}
+	s.timer.stop()
 	f := s.onEnd
 	s.mu.Unlock()
 	s.t.mu.Lock()
 	if s.t.servers[s.key] == s {
-		delete(s.t.servers, s.key)
+		take(&s.t.servers, s.key)
 		s.l.count.Add(-1)
 	}
 	if s.req.Method == sip.INVITE {
 		if k := inviteKeyOf(s.req); s.t.invites[k] == s {
-			delete(s.t.invites, k)
+			take(&s.t.invites, k)
 		}
 	}
 	s.t.mu.Unlock()

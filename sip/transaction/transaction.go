@@ -90,7 +90,8 @@ type Layer struct {
 	flows map[string]*table
 }
 
-// table holds the transactions of one flow; nothing that came on another flow can touch them.
+// table holds the transactions of one flow; nothing that came on another flow can touch them. Its maps are there only while they
+// hold something, for most phones are silent most of the time.
 type table struct {
 	f flow.Flow
 
@@ -98,6 +99,48 @@ type table struct {
 	servers map[serverKey]*Server
 	clients map[clientKey]*Client
 	invites map[inviteKey]*Server // INVITE transactions waiting for an ACK, by what the ACK shares with them
+}
+
+// put and take keep a map of a table; t.mu is held.
+func put[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
+	(*m)[k] = v
+}
+
+func take[K comparable, V any](m *map[K]V, k K) {
+	if delete(*m, k); len(*m) == 0 {
+		*m = nil
+	}
+}
+
+// alarm is the timer of a transaction. It lets go of the transaction when it is stopped: Go keeps what a stopped timer refers to
+// until it gets round to removing it, half a minute later here, and a transaction holds its request and answer.
+type alarm struct {
+	t *time.Timer
+	f *atomic.Pointer[func()]
+}
+
+// set makes the alarm call f after d, and forgets what it was set to before.
+func (a *alarm) set(d time.Duration, f func()) {
+	a.stop()
+	p := new(atomic.Pointer[func()])
+	p.Store(&f)
+	a.f = p
+	a.t = time.AfterFunc(d, func() {
+		if f := p.Load(); f != nil {
+			(*f)()
+		}
+	})
+}
+
+func (a *alarm) stop() {
+	if a.t != nil {
+		a.t.Stop()
+		a.f.Store(nil)
+		a.t, a.f = nil, nil
+	}
 }
 
 type serverKey struct{ branch, sentBy, method string }
@@ -145,9 +188,7 @@ func (l *Layer) table(f flow.Flow) *table {
 		return nil
 	default:
 	}
-	t = &table{
-		f: f, servers: make(map[serverKey]*Server), clients: make(map[clientKey]*Client), invites: make(map[inviteKey]*Server),
-	}
+	t = &table{f: f}
 	l.flows[f.ID()] = t
 	return t
 }
@@ -260,7 +301,7 @@ func (l *Layer) request(f flow.Flow, req *sip.Request) {
 		return
 	}
 	s := newServer(l, t, key, req)
-	t.servers[key] = s
+	put(&t.servers, key, s)
 	l.count.Add(1)
 	t.mu.Unlock()
 	if err := l.guard("sip request", func() { l.opt.OnRequest(s) }); err != nil {
