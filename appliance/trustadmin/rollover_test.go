@@ -32,7 +32,7 @@ var loopback = netip.MustParseAddr("127.0.0.1")
 // world is what serves phones' trust, as the appliance composes it, around simulated phones that check like phones. There is
 // no SIP in it.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	ca    *pki.Authority
 	keep  *Keeper
 	files *provision.Files
@@ -149,7 +149,7 @@ func (w *world) begin() string {
 	return dir
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, doc: &config.Document{
 		Node: config.Node{Name: "alpha", Address: loopback, Listen: config.Listen{SIPTCP: at(5060), SIPTLS: at(5061)}},
