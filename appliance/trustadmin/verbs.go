@@ -426,6 +426,14 @@ func (k *Keeper) export(ctx context.Context, r admin.Request) (any, error) {
 	for _, c := range append(k.o.Authority.Issuers(), k.o.Authority.Roots()...) {
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
 	}
+	var sast []byte // for another system's TVS, so that its phones take this one's lists
+	for _, role := range []pki.Role{pki.RoleSAST, pki.RoleSASTRecovery} {
+		id, err := k.o.Authority.Identity(role)
+		if err != nil {
+			return nil, err
+		}
+		sast = append(sast, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.Leaf.Raw})...)
+	}
 	crl, err := k.o.Authority.CRL(ctx)
 	if err != nil {
 		return nil, refused(err)
@@ -433,7 +441,7 @@ func (k *Keeper) export(ctx context.Context, r admin.Request) (any, error) {
 	files := []struct {
 		name string
 		body []byte
-	}{{tlv.ITLFile, itl}, {"ca-chain.pem", chain}, {"crl.der", crl}}
+	}{{"sast.pem", sast}, {tlv.ITLFile, itl}, {"ca-chain.pem", chain}, {"crl.der", crl}}
 	keys := []pki.Role{pki.RoleSASTRecovery}
 	if r.Flags["root"] != "" {
 		keys = append(keys, pki.RoleRoot)
