@@ -287,10 +287,35 @@ func (g *Gateway) Kick(idOrName string) bool {
 func (g *Gateway) Revoke(name string) int { return g.sessions.KickName(name, "access withdrawn") }
 
 // Records are the sessions as another process can take them over: this appliance after a restart, or the other one of a pair.
-func (g *Gateway) Records() []Record { return g.sessions.Records() }
+func (g *Gateway) Records() []Record {
+	var all []Record
+	for _, r := range g.sessions.Records() {
+		rec := Record{Record: r}
+		if s, ok := g.sessions.ByID(r.ID); ok {
+			if l, ok := s.UDP().(interface{ State() (dtls.State, bool) }); ok {
+				if st, ok := l.State(); ok {
+					rec.Channel = &st
+				}
+			}
+		}
+		all = append(all, rec)
+	}
+	return all
+}
 
-// Adopt takes a session over; its client then reconnects with its cookie and keeps its address.
-func (g *Gateway) Adopt(r Record) error { return g.sessions.Adopt(r) }
+// Adopt takes a session over; its client then reconnects with its cookie and keeps its address. Its UDP channel goes on as it is,
+// if the gateway has the address that the client sends to.
+func (g *Gateway) Adopt(r Record) error {
+	if err := g.sessions.Adopt(r.Record); err != nil {
+		return err
+	}
+	if s, ok := g.sessions.ByID(r.ID); ok && r.Channel != nil {
+		if err := g.server.AdoptUDP(s, *r.Channel); err != nil {
+			g.log.Info("VPN channel is not taken over, its client makes a new one", "session", r.ID, "err", err)
+		}
+	}
+	return nil
+}
 
 // Stats returns the counters.
 func (g *Gateway) Stats() Stats {

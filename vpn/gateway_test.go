@@ -573,6 +573,34 @@ func TestSessionOutlivesTheProcess(t *testing.T) {
 	again.Drop()
 }
 
+func TestDatagramsOutliveTheProcess(t *testing.T) {
+	l := newLab(t)
+	o := l.phone(phone)
+	o.UDP, o.AnyUDPPort = true, true
+	c := dial(t, o)
+	until(t, "payload on UDP", func() bool { return l.Sessions()[0].Payload == "udp" })
+	records := l.Records()
+	if len(records) != 1 || records[0].Channel == nil || records[0].Channel.Remote.String() == "" {
+		t.Fatalf("records %+v", records)
+	}
+	before, at := l.Sessions()[0], l.Addr().String()
+	l.Stop()
+	<-c.Done()
+	l = newLab(t, func(o *vpn.Options) { o.Listen = at })
+	if err := l.Adopt(records[0]); err != nil {
+		t.Fatal(err)
+	}
+	after := l.Sessions()[0]
+	if after.ID != before.ID || after.Address != before.Address || after.Datagrams != before.Datagrams || after.Payload != "udp" {
+		t.Errorf("before %+v\nafter %+v", before, after)
+	}
+	again, err := phoneclient.Reconnect(t.Context(), l.phone(phone), c.Cookie(), c.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Drop()
+}
+
 func TestStopIsIdempotent(t *testing.T) {
 	l := newLab(t)
 	c := dial(t, l.phone(phone))

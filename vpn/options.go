@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"ringfence/config"
+	"ringfence/vpn/dtls"
 	"ringfence/vpn/policy"
 	"ringfence/vpn/session"
 	"ringfence/vpn/tunnel"
@@ -21,13 +22,19 @@ type (
 	Policy      = policy.Policy
 	Rule        = policy.Rule
 	SessionInfo = session.Info
-	Record      = session.Record
 	Device      = tunnel.Device
 
 	WireGuardKey    = wireguard.Key
 	WireGuardPeer   = wireguard.Peer
 	WireGuardStatus = wireguard.Status
 )
+
+// Record is a session as another process can take it over. Its Channel, if there is one, holds the secret of the UDP channel: it
+// goes over the link of a pair and into no file.
+type Record struct {
+	session.Record
+	Channel *dtls.State `json:"channel,omitempty"`
+}
 
 // ParseWireGuardKey reads a key as WireGuard's tools write it.
 func ParseWireGuardKey(s string) (WireGuardKey, error) { return wireguard.ParseKey(s) }

@@ -160,6 +160,18 @@ func (l *udpLink) Close(bye session.Farewell) {
 	}
 }
 
+// State notes the channel for another endpoint.
+func (l *udpLink) State() (dtls.State, bool) { return l.c.State() }
+
+// AdoptUDP goes on with the UDP channel of a session that was taken over.
+func (s *Server) AdoptUDP(sess *session.Session, st dtls.State) error {
+	if s.o.UDP == nil {
+		return nil
+	}
+	_, err := s.o.UDP.Adopt(st, &datagrams{s: sess})
+	return err
+}
+
 // Seen implements session.Link.
 func (l *udpLink) Seen(a netip.Addr) { l.c.Seen(a) }
 

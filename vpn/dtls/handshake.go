@@ -175,7 +175,7 @@ func (h *handshake) message(f *fragment, sealed bool) (flight bool, err error) {
 		} else {
 			h.flight = nil // the client's Finished was the last word
 		}
-		h.transcript, h.master, h.psk = nil, nil, nil
+		h.transcript, h.psk = nil, nil // the master secret stays for State
 		return h.flight != nil, nil
 	}
 	return false, errOrder

@@ -11,8 +11,8 @@ import (
 )
 
 // Record is what another process needs to go on with a session: this appliance after a restart, or the other one of a pair. It
-// holds no secret: the token's hash proves the cookie when the client brings it. What UDP needs is agreed anew with each
-// CONNECT and is no part of it.
+// holds no secret: the token's hash proves the cookie when the client brings it. The UDP channel is no part of it: the gateway
+// adds that.
 type Record struct {
 	ID      string     `json:"id"`
 	Token   string     `json:"token_sha256"`
@@ -43,9 +43,27 @@ func (s *Session) Record() Record {
 func (t *Table) Records() []Record {
 	var list []Record
 	for _, s := range t.all() {
-		list = append(list, s.Record())
+		if !s.fixed { // these are made from what is declared
+			list = append(list, s.Record())
+		}
 	}
 	return list
+}
+
+// ByID finds a session.
+func (t *Table) ByID(id string) (*Session, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, ok := t.byID[id]
+	return s, ok
+}
+
+// UDP is the session's UDP channel; nil without one.
+func (s *Session) UDP() Link {
+	if a := s.udp.Load(); a != nil {
+		return a.link
+	}
+	return nil
 }
 
 // Adopt takes a session over from its record. It is then away: its client has the policy's disconnected time to come back.
