@@ -245,7 +245,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		Password:  func(device string) string { p, _ := a.passwords.of(device); return p },
 		LSC:       a.ca.CurrentLSC,
 		VPNHashes: a.trust.VPNHashes,
-		Offers:    phonefile.Park | phonefile.Pickup | phonefile.Conference,
+		Offers:    phonefile.Park | phonefile.Pickup | phonefile.Conference | phonefile.Divert | phonefile.CallBack | phonefile.QualityReport | phonefile.MaliciousCall,
 		Trust:     a.trust.Provision(),
 		AuthMode:  a.enrolment.AuthMode,
 		State:     a.store, Local: a.local, Note: note, Log: a.log,

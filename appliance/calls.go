@@ -10,6 +10,7 @@ import (
 	"ringfence/sip/call"
 	"ringfence/sip/feature"
 	"ringfence/sip/plan"
+	"ringfence/sip/state"
 )
 
 // setupCalls puts the back-to-back user agent behind the SIP server.
@@ -31,15 +32,37 @@ func (a *appliance) setupCalls() error {
 		return err
 	}
 	o.Began, o.Ended = a.records.Began, a.records.Ended
-	a.features = feature.Install(&o, a.doc(), a.sip.State().SetSlot, a.log)
+	st := a.sip.State()
+	a.features = feature.Install(&o, feature.Options{Doc: a.doc(), Store: a.store, Lamp: st.SetSlot, Free: a.free, MayWatch: a.mayWatch, Log: a.log})
 	var err error
 	if a.calls, err = call.New(o); err != nil {
 		return err
 	}
+	a.features.Attach(a.calls)
+	a.after("features", func() error { a.features.Stop(); return nil })
+	st.Watch(a.lineChanged)
 	a.after("calls", func() error { a.calls.Stop(); return nil })
 	a.sip.SetCalls(a.calls)
 	a.sip.State().DeclareSwitches(a.doc().Switches()...)
 	return nil
+}
+
+// free tells whether a line could be called now, as far as its phone has told.
+func (a *appliance) free(line string) bool {
+	l := a.sip.State().Line(line)
+	return l.Registered && l.Calls == 0 && !l.OffHook && !l.DND
+}
+
+// lineChanged passes the state's feed on to the features.
+func (a *appliance) lineChanged(c state.Change) {
+	switch c.Kind {
+	case state.LineChanged:
+		a.features.Changed(c.Line)
+	case state.DNDChanged:
+		for _, n := range a.plan.Load().NumbersOf(c.Device) {
+			a.features.Changed(n)
+		}
+	}
 }
 
 func (a *appliance) callInfos() []admin.CallInfo {

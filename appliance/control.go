@@ -43,6 +43,7 @@ func Verbs() []admin.Verb {
 	)
 	verbs = append(verbs, vpnVerbs()...)
 	verbs = append(verbs, backupVerb())
+	verbs = append(verbs, callVerbs()...)
 	verbs = append(verbs, trustadmin.Verbs()...)
 	verbs = append(verbs, certadmin.Verbs()...)
 	verbs = append(verbs, machineVerbs()...)
@@ -116,6 +117,7 @@ func (a *appliance) handlers() map[string]admin.Handler {
 	h := a.sources().Handlers()
 	maps.Copy(h, a.trust.Handlers())
 	maps.Copy(h, a.certKeeper().Handlers())
+	a.callHandlers(h)
 	maps.Copy(h, a.vpnHandlers())
 	maps.Copy(h, a.machineHandlers())
 	maps.Copy(h, map[string]admin.Handler{

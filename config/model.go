@@ -286,6 +286,7 @@ type Line struct {
 	Pickup        Pickup     `yaml:"pickup" doc:"Pickup groups."`
 	ParkLot       string     `yaml:"park_lot" doc:"Lot of the Park key, a parking id."`
 	WatchedBy     []string   `yaml:"watched_by" default:"[all]" number:"true" pattern:"^(all|none|[0-9*#]{1,30})$" want:"all, none, or the numbers of lines" doc:"Who may see whether this line is busy, by lamp keys and call lists: all, none, or numbers of lines. The phone of the line itself always may."`
+	AutoAnswer    []Digits   `yaml:"auto_answer" doc:"Numbers whose calls the phone answers by itself, on its speaker, unless it is in a call or in do-not-disturb."`
 	HuntLogin     bool       `yaml:"hunt_login_default" default:"true" doc:"Initial value; users change it."`
 	Record        RecordMode `yaml:"record" default:"on_demand" doc:"never, on_demand (by key) or always."`
 	Voicemail     Digits     `yaml:"voicemail" doc:"Number of the messages key; services.voicemail when empty."`

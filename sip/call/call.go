@@ -125,6 +125,9 @@ func (c *Call) refuse(code int) {
 		return
 	}
 	if c.caller.waiting() {
+		if f := c.m.opt.Busy; f != nil && code == 486 {
+			f(c, c.caller)
+		}
 		c.caller.reject(code)
 		return
 	}
@@ -329,6 +332,10 @@ func (c *Call) ringing(l *Leg, code int) {
 	if l.spec.autoAnswer {
 		l.spec.autoAnswer = false
 		c.answerBySelf(l)
+	}
+	if f := c.m.opt.Rang; f != nil && !l.alerted {
+		l.alerted = true
+		f(c, l)
 	}
 	security := min(c.caller.level(), l.level())
 	shown := l.identity()

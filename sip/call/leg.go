@@ -88,6 +88,8 @@ type Leg struct {
 	early  bool         // an answer was sent in a provisional response
 	rang   bool         // 180 was sent
 
+	alerted bool // of an outgoing leg: its phone rings, and whoever wants to know it was told
+
 	// Of an outgoing leg.
 	client    *transaction.Client
 	inviteSeq uint32
@@ -387,6 +389,9 @@ func (l *Leg) finish() {
 	l.mu.Unlock()
 	if o != nil {
 		o.remember(l)
+	}
+	if f := l.m.opt.Down; f != nil {
+		f(l, l.describe())
 	}
 	l.h.down(l)
 }

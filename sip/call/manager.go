@@ -105,6 +105,19 @@ type Options struct {
 	Outside func(c *Call, d plan.Decision)
 	// Keys handle softkeys that are pressed in a call, by their name, in the goroutine of the call. Others are answered 603.
 	Keys map[string]func(c *Call, l *Leg, k *Key)
+	// LegKeys handle softkeys that are about the phone's part alone, whatever kind of call it belongs to.
+	LegKeys map[string]func(l *Leg, k *Key)
+	// IdleKeys handle softkeys that name no call, and those that name one that is not there any more; false refuses the key. They
+	// are called while the phone waits, so they must not block.
+	IdleKeys map[string]func(k *Key) bool
+	// Rang is told when the phone of an outgoing leg begins to ring. May be nil.
+	Rang func(c *Call, l *Leg)
+	// Alerting is told when a line begins to ring for a call. It must not block. May be nil.
+	Alerting func(a Alert)
+	// Busy is told when a caller is about to be refused with 486. May be nil.
+	Busy func(c *Call, l *Leg)
+	// Down is told about each leg that is over, in the goroutine of its last owner. May be nil.
+	Down func(l *Leg, i LegInfo)
 	// MayPress tells whether a key means something in a leg's call; false refuses it with 603. It is called while the phone waits,
 	// so it must not block, and may look at nothing of the leg that changes. May be nil.
 	MayPress func(l *Leg, event string) bool
@@ -478,6 +491,50 @@ func (m *Manager) Counts() (calls, dialogs, busyLines int) {
 	defer m.mu.RUnlock()
 	return len(m.owners), len(m.dialogs), len(m.lines)
 }
+
+// Go runs f beside the calls; what it has found goes back to a call with Leg.Do.
+func (m *Manager) Go(name string, f func(ctx context.Context)) { m.tasks.Go(name, f) }
+
+// Idle tells whether no line of a device has a call but those of except.
+func (m *Manager) Idle(device string, lines []string, except ...*Leg) bool {
+	mine := map[string]int{}
+	for _, l := range except {
+		mine[l.Line.Number]++
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, n := range lines {
+		if m.lines[n] > mine[n] {
+			return false
+		}
+	}
+	return true
+}
+
+// DND tells whether a device is not to be disturbed.
+func (m *Manager) DND(device string) bool { return m.opt.State.DND(device) }
+
+// Binding is where a line of a device is registered now; nil if it is not.
+func (m *Manager) Binding(line, device string) *registrar.Binding { return m.bindingOf(line, device) }
+
+// Push sends remotecc requests to a phone.
+func (m *Manager) Push(b *registrar.Binding, requests ...cisco.Request) {
+	if b != nil && b.Cisco {
+		m.opt.State.Push(b, func(int, error) {}, requests...)
+	}
+}
+
+// PushScreen sends an object of the phone's XML interface. The number comes back with the user's answer.
+func (m *Manager) PushScreen(b *registrar.Binding, application, number int, object []byte) {
+	if b == nil || !b.Cisco {
+		return
+	}
+	data := (&cisco.Request{Data: &cisco.DataPassthrough{Application: application, ConfID: number}}).Marshal()
+	m.opt.State.PushParts(b, func(int, error) {}, cisco.Part{Type: cisco.TypeRequest, Body: data}, cisco.Part{Type: cisco.TypeCM, Body: object})
+}
+
+// Plan is the plan of now.
+func (m *Manager) Plan() *plan.Plan { return m.opt.Plan() }
 
 // Address is the server's own, as it stands in identities that are nobody's.
 func (m *Manager) Address() netip.Addr { return m.opt.Address }

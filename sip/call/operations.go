@@ -2,6 +2,7 @@ package call
 
 import (
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -188,6 +189,31 @@ func (c *Call) Redirect(l *Leg, d plan.Decision) {
 	}
 	c.apply(d)
 }
+
+// Decline ends the ringing of one phone of the call, which counts as busy. It reports false if that phone does not ring.
+func (c *Call) Decline(l *Leg) bool {
+	if !slices.Contains(c.branches, l) {
+		return false
+	}
+	l.withdraw()
+	c.failed(l, failure{cause: plan.Busy})
+	return true
+}
+
+// Ringing lists the phones that ring.
+func (c *Call) Ringing() []*Leg { return slices.Clone(c.branches) }
+
+// Dialled is the number as the caller has dialled it.
+func (c *Call) Dialled() string { return c.dialled }
+
+// From is the line whose rights count.
+func (c *Call) From() string { return c.from }
+
+// Target is the line that rings, or was the last to be rung in vain; nil if none was.
+func (c *Call) Target() *plan.Line { return c.decision.Line }
+
+// ID names the call in listings and records.
+func (c *Call) ID() string { return c.id }
 
 // Leave gives up a leg whose phone is about to hang up; if it does not, we do.
 func (c *Call) Leave(l *Leg) { c.leave(l) }

@@ -13,19 +13,26 @@ type Alert struct {
 	Line   *plan.Line // that rings
 	Caller Identity
 	Since  time.Time
+	By     []string // devices of whoever has begun the call, or sent it here
 
 	call *Call
 }
 
 // alert notes that a call rings; the first time counts.
 func (m *Manager) alert(c *Call, line *plan.Line) {
-	a := Alert{Line: line, Caller: c.caller.identity(), Since: time.Now(), call: c}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if slices.ContainsFunc(m.alerts[c], func(old Alert) bool { return old.Line == line }) {
-		return
+	a := Alert{Line: line, Caller: c.caller.identity(), Since: time.Now(), By: []string{c.caller.Device}, call: c}
+	if l, ok := c.plan.Line(c.from); ok && l.Device != "" {
+		a.By = append(a.By, l.Device)
 	}
-	m.alerts[c] = append(m.alerts[c], a)
+	m.mu.Lock()
+	known := slices.ContainsFunc(m.alerts[c], func(old Alert) bool { return old.Line == line })
+	if !known {
+		m.alerts[c] = append(m.alerts[c], a)
+	}
+	m.mu.Unlock()
+	if f := m.opt.Alerting; f != nil && !known {
+		f(a)
+	}
 }
 
 // quiet notes that a call rings no more.
@@ -55,11 +62,17 @@ func (c *Call) Caller() *plan.Line {
 	return c.caller.Line
 }
 
+// CallerLeg is the leg of the calling party; nil if that has gone.
+func (c *Call) CallerLeg() *Leg { return c.caller }
+
 // Plan is the plan by which the call is routed.
 func (c *Call) Plan() *plan.Plan { return c.plan }
 
-// Refuse ends the call with a code.
-func (c *Call) Refuse(code int) { c.refuse(code) }
+// Refuse ends the call with a code; phones that ring are told first.
+func (c *Call) Refuse(code int) {
+	c.withdrawAll()
+	c.refuse(code)
+}
 
 // PickUp takes the caller of this call to the call of an alert, which it answers in place of the phones that ring. If another
 // was faster, the next alert is tried, and after the last the caller is refused with 503, which phones show as there being

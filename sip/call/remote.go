@@ -46,32 +46,50 @@ func (m *Manager) RemoteControl(tx *transaction.Server, id registrar.Identity, r
 		return false
 	}
 	ev := *requests[0].Softkey
-	f := m.opt.Keys[ev.Event]
-	if f == nil {
+	f, leg, idle := m.opt.Keys[ev.Event], m.opt.LegKeys[ev.Event], m.opt.IdleKeys[ev.Event]
+	if f == nil && leg == nil && idle == nil {
 		return false
 	}
-	l := m.FindDialog(id.Device, id.Line, ev.Dialog.CallID, ev.Dialog.LocalTag, ev.Dialog.RemoteTag)
-	if l == nil {
-		m.log.Info("key for a call that is not there", "phone", id.Device, "line", id.Line, "key", ev.Event)
-		tx.Answer(603)
-		return true
-	}
-	if m.opt.MayPress != nil && !m.opt.MayPress(l, ev.Event) {
-		m.log.Info("key is not for this call", "phone", id.Device, "line", id.Line, "key", ev.Event)
-		tx.Answer(603)
-		return true
+	var l *Leg
+	if !ev.Dialog.Zero() {
+		l = m.FindDialog(id.Device, id.Line, ev.Dialog.CallID, ev.Dialog.LocalTag, ev.Dialog.RemoteTag)
 	}
 	k := &Key{Event: ev, Identity: id, Choice: choice, m: m, tx: tx, silent: dialog.List(tx.Request(), "Require")["norefersub"]}
 	if d, err := dialog.Incoming(tx.Request(), tx.Tag()); err == nil {
 		k.d = d
 		d.Confirm()
 	}
-	tx.Answer(202, k.contact())
-	if !l.post(func() { l.h.key(l, k) }) {
+	switch {
+	case l == nil && idle != nil && idle(k): // answers with Accept
+		return true
+	case l == nil || f == nil && leg == nil:
+		m.log.Info("key for a call that is not there", "phone", id.Device, "line", id.Line, "key", ev.Event)
+		tx.Answer(603)
+		return true
+	case m.opt.MayPress != nil && !m.opt.MayPress(l, ev.Event):
+		m.log.Info("key is not for this call", "phone", id.Device, "line", id.Line, "key", ev.Event)
+		tx.Answer(603)
+		return true
+	}
+	k.Accept()
+	press := func() {
+		if leg != nil {
+			leg(l, k)
+			return
+		}
+		l.h.key(l, k)
+	}
+	if !l.post(press) {
 		k.Done(500)
 	}
 	return true
 }
+
+// Accept answers the key of an IdleKeys handler with 202; others have been answered.
+func (k *Key) Accept() { k.tx.Answer(202, k.contact()) }
+
+// Manager is where the calls live.
+func (k *Key) Manager() *Manager { return k.m }
 
 func (k *Key) contact() sip.Header {
 	f := k.tx.Flow()
@@ -164,6 +182,12 @@ func (m *Manager) bindingOf(line, device string) *registrar.Binding {
 	}
 	return nil
 }
+
+// Do runs f in the goroutine of whoever owns the leg then; false if the leg is over.
+func (l *Leg) Do(f func()) bool { return l.post(f) }
+
+// Manager is where the leg lives.
+func (l *Leg) Manager() *Manager { return l.m }
 
 // DialogID names the leg as its phone does.
 func (l *Leg) DialogID() cisco.DialogID {

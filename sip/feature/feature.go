@@ -3,43 +3,110 @@
 package feature
 
 import (
+	"context"
 	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"ringfence/config"
 	"ringfence/sip/call"
+	"ringfence/sip/cisco"
+	"ringfence/sip/feature/autoanswer"
+	"ringfence/sip/feature/callback"
 	"ringfence/sip/feature/conference"
+	"ringfence/sip/feature/divert"
+	"ringfence/sip/feature/malicious"
 	"ringfence/sip/feature/park"
 	"ringfence/sip/feature/pickup"
+	"ringfence/sip/feature/quality"
 	"ringfence/sip/feature/transfer"
 	"ringfence/sip/plan"
+	"ringfence/sip/registrar"
 )
+
+// Store is durable state.
+type Store interface {
+	Write(ctx context.Context, set map[string][]byte, del ...string) error
+	Scan(prefix string, fn func(key string, value []byte) bool)
+}
+
+// Options are what features need besides calls.
+type Options struct {
+	Doc   *config.Document
+	Store Store                          // what outlives the process; nil keeps nothing
+	Lamp  func(number string, busy bool) // shows numbers that are no line's as free or busy
+	Free  func(line string) bool         // tells whether a line could be called now
+	// MayWatch tells whether a line may know the state of a number; nil is yes.
+	MayWatch func(line, number string) bool
+	Log      *slog.Logger
+}
 
 // Features is what has state of its own.
 type Features struct {
-	Park  *park.Lots
-	Rooms *conference.Rooms
+	Park      *park.Lots
+	Rooms     *conference.Rooms
+	Callback  *callback.Wishes
+	Malicious *malicious.Traces
+	Quality   *quality.Tool
 
-	doc atomic.Pointer[config.Document]
+	notices *pickup.Notices
+	doc     atomic.Pointer[config.Document]
 }
 
-// Install fills the hooks of the options of a call manager; lamp shows numbers that are no line's as free or busy.
-func Install(o *call.Options, d *config.Document, lamp func(number string, busy bool), log *slog.Logger) *Features {
-	f := &Features{Park: park.New(d, lamp, log), Rooms: conference.New(conference.OptionsOf(d), log)}
-	f.doc.Store(d)
+// Install fills the hooks of the options of a call manager. Attach must follow.
+func Install(o *call.Options, fo Options) *Features {
+	if fo.Log == nil {
+		fo.Log = slog.New(slog.DiscardHandler)
+	}
+	log := fo.Log
+	f := &Features{
+		Park: park.New(fo.Doc, fo.Lamp, log), Rooms: conference.New(conference.OptionsOf(fo.Doc), log), notices: pickup.NewNotices(),
+		Malicious: malicious.New(fo.Store, log),
+	}
+	f.doc.Store(fo.Doc)
+	f.Quality = quality.New(fo.Store, func() string { return f.doc.Load().Features.QualityURL }, log)
+	f.Callback = callback.New(callback.Options{
+		Store: fo.Store, Free: fo.Free, MayWatch: fo.MayWatch, Log: log,
+		Keep: func() time.Duration { return time.Duration(max(1, f.doc.Load().Features.CallbackHours)) * time.Hour },
+	})
 	o.Refer = transfer.Handle
 	o.Recall = func() time.Duration { return time.Duration(f.doc.Load().Features.TransferRecall) * time.Second }
 	o.Services = pickup.Services()
 	o.Numbers = map[plan.ObjectKind]func(*call.Call, plan.Object){plan.ParkSlot: f.Park.Retrieve}
-	o.Keys = map[string]func(*call.Call, *call.Leg, *call.Key){"Park": f.Park.Key, "ParkMonitor": f.Park.Key}
+	o.Keys = map[string]func(*call.Call, *call.Leg, *call.Key){
+		"Park": f.Park.Key, "ParkMonitor": f.Park.Key, "Join": f.Rooms.Join, "IDivert": divert.Key, "MCID": f.Malicious.Key,
+		"CallBack": f.Callback.Key,
+	}
 	for _, key := range []string{"Conference", "ConfList", "ConfDetails", "RmLastConf"} {
 		o.Keys[key] = f.Rooms.Key
 	}
-	o.Choices, o.MayPress = f.Rooms.Choices, f.Rooms.MayPress
+	o.LegKeys = map[string]func(*call.Leg, *call.Key){"Select": f.Rooms.Select, "Unselect": f.Rooms.Select, "QRT": f.Quality.Key}
+	o.IdleKeys = map[string]func(*call.Key) bool{"QRT": f.Quality.Idle, "CallBack": f.Callback.Idle, "Cancel": f.Rooms.Cancel}
+	o.Choices = func(id registrar.Identity, d cisco.DataPassthrough, choice string) bool {
+		if d.Application == callback.Application {
+			return f.Callback.Choices(id, choice)
+		}
+		return f.Rooms.Choices(id, d, choice)
+	}
+	o.MayPress = f.Rooms.MayPress
+	o.Rang, o.Alerting, o.Busy = autoanswer.Rang, f.notices.Alerting, f.Callback.Refused
+	o.Down = func(l *call.Leg, i call.LegInfo) {
+		f.Quality.Down(l, i)
+		f.Malicious.Down(l)
+		f.Rooms.Down(l)
+	}
 	o.ReferServices = map[string]func(*call.Call, *call.Leg, *call.Referral, string){"dpark": f.Park.Directed}
 	return f
 }
+
+// Attach gives the features the manager that was made with them.
+func (f *Features) Attach(m *call.Manager) { f.notices.Manager, f.Callback.Manager = m, m }
+
+// Changed tells that the state of a line may have changed.
+func (f *Features) Changed(line string) { f.Callback.Changed(line) }
+
+// Stop ends what runs beside the calls.
+func (f *Features) Stop() { f.Callback.Stop() }
 
 // Reload takes a new document.
 func (f *Features) Reload(d *config.Document) {

@@ -11,6 +11,7 @@
 package plan
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -56,6 +57,12 @@ type Line struct {
 
 	// Pickup groups: those the line is in, those it may pick from, those its "other" key picks from.
 	MemberOf, MayPick, Other []int
+
+	Notify     []string      // what is told of a call that rings in the group: from, to, beep
+	NotifyFor  time.Duration // how long it is shown, and the least time between two
+	IDivert    config.Dest   // where the iDivert key sends a call
+	AutoAnswer []string      // numbers whose calls the phone answers by itself
+	Record     config.RecordMode
 
 	rights map[string]bool
 	rules  [causes]config.Dest
@@ -227,6 +234,7 @@ func compileLine(d *config.Document, l *config.Line) *Line {
 	c := &Line{
 		Number: string(l.Number), Name: l.CallerID.Name, Device: l.Phone, MaxCalls: l.MaxCalls, BusyAt: l.BusyAt,
 		MemberOf: l.Pickup.MemberOf, MayPick: l.Pickup.MayPick, Other: l.Pickup.Other,
+		Notify: l.Pickup.Notify, NotifyFor: time.Duration(l.Pickup.Seconds) * time.Second, IDivert: l.OnIDivert, Record: l.Record,
 		Ring: time.Duration(l.RingSeconds) * time.Second, Voicemail: string(l.Voicemail), rights: map[string]bool{},
 		rules: [causes]config.Dest{Busy: l.OnBusy, NoAnswer: l.OnNoAnswer, Unreachable: l.OnUnreachable},
 	}
@@ -251,6 +259,9 @@ func compileLine(d *config.Document, l *config.Line) *Line {
 	for _, r := range l.Rights {
 		c.rights[r] = true
 	}
+	for _, n := range l.AutoAnswer {
+		c.AutoAnswer = append(c.AutoAnswer, string(n))
+	}
 	return c
 }
 
@@ -268,6 +279,22 @@ func (p *Plan) Line(number string) (*Line, bool) {
 
 // LinesOf lists the lines of a device.
 func (p *Plan) LinesOf(device string) []*Line { return p.onDevice[device] }
+
+// Lines lists all lines, by number.
+func (p *Plan) Lines() []*Line {
+	return slices.SortedFunc(maps.Values(p.lines), func(a, b *Line) int { return strings.Compare(a.Number, b.Number) })
+}
+
+// NumbersOf lists the numbers of a device.
+func (p *Plan) NumbersOf(device string) []string {
+	var out []string
+	for n, l := range p.lines {
+		if device != "" && l.Device == device {
+			out = append(out, n)
+		}
+	}
+	return out
+}
 
 // Normalize turns what was dialled into a number of the plan: escapes are undone and the marks that people write between
 // digits left out (RFC 3966 §5.1.1), unless other characters tell that it is a name.

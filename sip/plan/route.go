@@ -475,6 +475,18 @@ func (p *Plan) Follow(number string, to config.Dest, s State) Decision {
 	return d
 }
 
+// Divert sends a call that a line has on to where its iDivert key leads ("sip-calls" §14).
+func (p *Plan) Divert(number string, s State) Decision {
+	var d Decision
+	l, ok := p.lines[number]
+	if !ok {
+		d.reject(480, "divert", "%s is no line of the plan", number)
+		return d
+	}
+	p.rule(&d, l.with(l.IDivert), Busy, Deflection, s)
+	return d
+}
+
 // with is the line with one destination for every cause.
 func (l *Line) with(to config.Dest) *Line {
 	c := *l

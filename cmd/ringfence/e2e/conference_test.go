@@ -23,10 +23,10 @@ lines:
 `).Replace(grouped)
 
 // four are the phones of house.
-func four(t *testing.T, d *daemon) (ada, ben, cleo, dan *phone.Phone) {
+func four(t *testing.T, d *daemon, change ...func(*phone.Options)) (ada, ben, cleo, dan *phone.Phone) {
 	t.Helper()
-	ada, ben, cleo = d.newPhone("SEP001122AA0001", "8851", 1), d.newPhone("SEP001122AA0002", "8841", 2), d.newPhone("SEP001122AA0003", "7965", 3)
-	dan = d.newPhone("SEP001122AA0004", "7841", 4)
+	ada, ben = d.newPhone("SEP001122AA0001", "8851", 1, change...), d.newPhone("SEP001122AA0002", "8841", 2, change...)
+	cleo, dan = d.newPhone("SEP001122AA0003", "7965", 3, change...), d.newPhone("SEP001122AA0004", "7841", 4, change...)
 	for _, p := range []*phone.Phone{ada, ben, cleo, dan} {
 		d.ready(p)
 	}
@@ -76,7 +76,7 @@ func meeting(t *testing.T, calls ...*phone.Call) {
 			if o == c {
 				continue
 			}
-			if err := o.WaitTone(ctx, hz); err != nil {
+			if err := o.WaitStrongest(ctx, hz); err != nil {
 				t.Fatalf("a guest does not hear guest %d: %v", i, err)
 			}
 		}
@@ -250,7 +250,7 @@ func TestConferenceOfOneAdministrator(t *testing.T) {
 	cd.SetTone(700)
 	cb.SetTone(1100)
 	cc.SetTone(0)
-	if err := cc.WaitTone(ctx, 1100); err != nil { // Ben's alone, not Dan's
+	if err := cc.WaitStrongest(ctx, 1100); err != nil { // Ben's alone, not Dan's
 		t.Fatal(err)
 	}
 	if err := cleo.ScreenKey(ctx, "Mute", 1); err != nil {

@@ -217,6 +217,7 @@ func (c *Call) rejected(req *message, o offered, res *message) {
 		return
 	}
 	p.mu.Lock()
+	c.remoteTag = nameAddrOf(res.get("To")).param("tag") // by which a key may name the call still
 	c.code = res.status
 	p.mu.Unlock()
 	c.end(fmt.Sprintf("%d %s", res.status, res.reason))

@@ -393,6 +393,24 @@ func (c *Call) WaitPackets(ctx context.Context, n int) error {
 	return nil
 }
 
+// WaitStrongest waits until that tone is the strongest of what is heard, however pure it is: what comes out of a mixer has gaps
+// where the packets of a busy machine were late.
+func (c *Call) WaitStrongest(ctx context.Context, hz float64) error {
+	var a Audio
+	c.ResetAudio()
+	err := c.p.Wait(ctx, func() bool {
+		a = c.Audio()
+		return a.Hz > hz*0.98 && a.Hz < hz*1.02 && a.Share > 0.1 || c.State() == Ended
+	})
+	if err != nil {
+		return fmt.Errorf("tone of %.0f Hz: heard %s: %w", hz, a, err)
+	}
+	if c.State() == Ended {
+		return fmt.Errorf("tone of %.0f Hz: call ended, heard %s", hz, a)
+	}
+	return nil
+}
+
 // WaitTone waits until the last second heard is that tone, within one per cent and nine tenths of the power.
 func (c *Call) WaitTone(ctx context.Context, hz float64) error {
 	var a Audio

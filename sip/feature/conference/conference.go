@@ -9,7 +9,9 @@
 // Whoever made the conference is its administrator; Options say whether others are, and whether the room outlives them. A party
 // that rings still comes when it answers. Of two who are left the room makes an ordinary call.
 //
-// It leaves out: selecting and joining calls (§8), meet-me rooms (§20), roster by INFO.
+// join.go is §8: calls that the user has marked, joined to one conference.
+//
+// It leaves out: meet-me rooms (§20), roster by INFO.
 package conference
 
 import (
@@ -46,6 +48,8 @@ type Rooms struct {
 	next   int
 	rooms  map[int]*room
 	guests map[string]seat // by leg
+
+	selected map[string][]*call.Leg // calls that a user has marked, by device
 }
 
 // seat is what is known of a guest without asking its room.
@@ -69,7 +73,7 @@ func New(o Options, log *slog.Logger) *Rooms {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	a := &Rooms{log: log.With("component", "conference"), rooms: map[int]*room{}, guests: map[string]seat{}}
+	a := &Rooms{log: log.With("component", "conference"), rooms: map[int]*room{}, guests: map[string]seat{}, selected: map[string][]*call.Leg{}}
 	a.Reload(o)
 	return a
 }
@@ -95,14 +99,28 @@ func (a *Rooms) Key(c *call.Call, l *call.Leg, k *call.Key) {
 		return
 	}
 	k.Notify("active;expires=60", "", nil)
+	a.gather(c, l, target, func(r *room, err error) {
+		if err != nil {
+			a.log.Info("no conference", "line", l.Line.Number, "phone", l.Device, "err", err)
+			a.refuse(l, k)
+			return
+		}
+		l.Push(nil, cisco.Request{HoldRetrieve: &cisco.HoldRetrieve{Dialog: k.Dialog()}})
+		k.Done(200)
+		r.Release(target)
+	})
+}
+
+// gather makes a room of the call of l and of target's far end. done is called in the room's goroutine, or with an error in
+// the call's.
+func (a *Rooms) gather(c *call.Call, l, target *call.Leg, done func(*room, error)) {
 	a.mu.Lock()
 	r := &room{all: a, opt: a.opt, choice: map[string]string{}, shown: map[string]*call.Leg{}}
 	a.mu.Unlock()
 	hooks := call.Hooks{Came: r.came, Left: r.left, Key: r.key, Over: r.over}
 	c.Gather(l, target, hooks, name(), func(made *call.Room, err error) {
 		if err != nil {
-			a.log.Info("no conference", "line", l.Line.Number, "phone", l.Device, "err", err)
-			a.refuse(l, k)
+			done(nil, err)
 			return
 		}
 		r.Room = made
@@ -117,9 +135,7 @@ func (a *Rooms) Key(c *call.Call, l *call.Leg, k *call.Key) {
 		for _, g := range made.Guests() {
 			r.admit(g)
 		}
-		l.Push(nil, cisco.Request{HoldRetrieve: &cisco.HoldRetrieve{Dialog: k.Dialog()}})
-		k.Done(200)
-		made.Release(target)
+		done(r, nil)
 		if made.GuestOf(l) == nil && !r.opt.Keep {
 			made.End() // whoever has made it hung up in the same moment
 		}
@@ -156,7 +172,7 @@ func (a *Rooms) MayPress(l *call.Leg, event string) bool {
 	switch event {
 	case "ConfList", "ConfDetails", "RmLastConf":
 		return in && seat.admin
-	case "Conference":
+	case "Conference", "Join":
 		return !in || seat.admin
 	}
 	return true
@@ -225,6 +241,12 @@ func (r *room) key(g *call.Guest, k *call.Key) {
 	case "RmLastConf":
 		k.Done(200)
 		r.removeLast(g)
+	case "Join":
+		if list := r.all.marked(g.Leg); len(list) > 0 {
+			r.joinNext(g.Leg, k, list)
+		} else {
+			r.all.notJoined(g.Leg, k)
+		}
 	default:
 		k.Done(500)
 	}

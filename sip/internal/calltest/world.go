@@ -83,9 +83,12 @@ func (m Message) Body() string {
 type World struct {
 	T       testing.TB
 	Manager *call.Manager
-	Layer   *transaction.Layer
-	Engine  *media.Engine
-	Doc     *config.Document
+	// Features are those that are installed; Kept is what they have stored.
+	Features *feature.Features
+	Kept     map[string][]byte
+	Layer    *transaction.Layer
+	Engine   *media.Engine
+	Doc      *config.Document
 
 	// Drop, when set, loses messages on the way.
 	Drop func(m Message) bool
@@ -150,6 +153,7 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 	w := &World{
 		T: t, Engine: e, Doc: Lines(), sessions: e.Totals().Sessions, phones: map[string][]*Phone{}, byFlow: map[string]*Phone{},
 		legs: map[string]map[string]state.Phase{}, dnd: map[string]bool{}, fwd: map[string]string{}, out: map[string]bool{}, switches: map[string]bool{}, slots: map[string]bool{},
+		Kept: map[string][]byte{},
 	}
 	w.Layer = transaction.New(transaction.Options{
 		OnRequest: w.request, OnAck: func(f flow.Flow, ack *sip.Request) { w.Manager.Ack(f, ack) },
@@ -170,7 +174,7 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 		f(w.Doc, &o)
 	}
 	refer := o.Refer
-	feature.Install(&o, w.Doc, w.SetSlot, nil)
+	w.Features = feature.Install(&o, feature.Options{Doc: w.Doc, Store: w, Lamp: w.SetSlot, Free: w.Free})
 	if refer != nil {
 		o.Refer = refer // a test's own
 	}
@@ -180,12 +184,14 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 		t.Fatal(err)
 	}
 	w.Manager = m
+	w.Features.Attach(m)
 	return w
 }
 
 // Close stops the server and takes the phones away.
 func (w *World) Close() {
 	w.Manager.Stop()
+	w.Features.Stop()
 	w.mu.Lock()
 	var all []*Phone
 	for _, list := range w.phones {
@@ -251,8 +257,40 @@ func (w *World) ByFlowLine(f flow.Flow, _ string) (registrar.Identity, bool) {
 	return registrar.Identity{Device: p.Device, Line: p.Number, Primary: p.Number, Binding: p.binding}, true
 }
 
+// Write is feature.Store.
+func (w *World) Write(_ context.Context, set map[string][]byte, del ...string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.Copy(w.Kept, set)
+	for _, k := range del {
+		delete(w.Kept, k)
+	}
+	return nil
+}
+
+// Scan is feature.Store.
+func (w *World) Scan(prefix string, fn func(key string, value []byte) bool) {
+	w.mu.Lock()
+	kept := maps.Clone(w.Kept)
+	w.mu.Unlock()
+	for _, k := range slices.Sorted(maps.Keys(kept)) {
+		if strings.HasPrefix(k, prefix) && !fn(k, kept[k]) {
+			return
+		}
+	}
+}
+
+// Free tells whether a line has neither calls nor do-not-disturb.
+func (w *World) Free(line string) bool {
+	l, _ := w.Doc.Line(line)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.legs[line]) == 0 && len(w.phones[line]) > 0 && (l == nil || !w.dnd[l.Phone])
+}
+
 // SetLeg is call.State.
 func (w *World) SetLeg(line, leg string, p state.Phase) {
+	defer w.changed(line)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.legs[line] == nil {
@@ -278,7 +316,23 @@ func (w *World) DND(device string) bool { w.mu.Lock(); defer w.mu.Unlock(); retu
 func (w *World) DNDReject(string) bool { return true }
 
 // SetDND switches do-not-disturb of a device.
-func (w *World) SetDND(device string, on bool) { w.mu.Lock(); w.dnd[device] = on; w.mu.Unlock() }
+func (w *World) SetDND(device string, on bool) {
+	w.mu.Lock()
+	w.dnd[device] = on
+	w.mu.Unlock()
+	for _, l := range w.Doc.Lines {
+		if l.Phone == device {
+			w.changed(string(l.Number))
+		}
+	}
+}
+
+// changed tells the features about a line, soon, as the feed of the state does.
+func (w *World) changed(line string) {
+	if f := w.Features; f != nil && !w.Quiet {
+		time.AfterFunc(time.Millisecond, func() { f.Changed(line) })
+	}
+}
 
 // worldState is call.State, where it differs from what tests call.
 type worldState struct{ *World }
