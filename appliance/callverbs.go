@@ -11,7 +11,7 @@ import (
 
 	"ringfence/appliance/admin"
 	"ringfence/sip/feature/malicious"
-	"ringfence/sip/feature/quality"
+	qrt "ringfence/sip/feature/quality"
 )
 
 // callVerbs show what users have reported by key.
@@ -28,7 +28,7 @@ func (a *appliance) callHandlers(h map[string]admin.Handler) {
 			return append([]malicious.Record{}, a.features.Malicious.List()...), nil
 		},
 		"call quality": func(context.Context, admin.Request) (any, error) {
-			return append([]quality.Report{}, a.features.Quality.List()...), nil
+			return append([]qrt.Report{}, a.features.Quality.List()...), nil
 		},
 	})
 }
@@ -51,7 +51,7 @@ func printMalicious(w io.Writer, answer json.RawMessage) error {
 }
 
 func printQuality(w io.Writer, answer json.RawMessage) error {
-	var list []quality.Report
+	var list []qrt.Report
 	if err := json.Unmarshal(answer, &list); err != nil {
 		return err
 	}
