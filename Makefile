@@ -37,6 +37,7 @@ test: deps
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory test-unit
 	$(MAKE) --no-print-directory test-e2e
+	$(MAKE) --no-print-directory test-gate
 	$(MAKE) --no-print-directory features
 
 deps:

@@ -147,12 +147,18 @@ func (b *builder) download(ctx context.Context, dir, name, arch, version string,
 			}
 		}
 		if err := run(append(own, "update")...); err != nil {
-			return fmt.Errorf("%w (the image is made of Debian packages; it needs a Debian 12 with a reachable mirror the first time)", err)
+			return errors.Join(ErrNoPackages, err)
 		}
 		b.lists[arch] = true
 	}
-	return run(append(own, "download", what)...)
+	if err := run(append(own, "download", what)...); err != nil {
+		return errors.Join(ErrNoPackages, err)
+	}
+	return nil
 }
+
+// ErrNoPackages is returned when Debian's packages can be had neither from the cache nor from a mirror.
+var ErrNoPackages = errors.New("the image is made of Debian 12's packages, and they cannot be fetched")
 
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")

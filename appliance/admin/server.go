@@ -290,6 +290,8 @@ type imageInfo struct {
 	Ready     float64 `json:"ready_after"`
 	DataSize  uint64  `json:"data_size"`
 	DataFree  uint64  `json:"data_free"`
+	Memory    uint64  `json:"memory"`
+	MemUsed   uint64  `json:"memory_used"`
 	Disk      string  `json:"disk"`
 	Watchdog  string  `json:"watchdog"`
 	TestKeys  bool    `json:"test_keys,omitempty"`
@@ -301,7 +303,7 @@ func imageOf() *imageInfo {
 		return nil
 	}
 	i := &imageInfo{Version: st.Version, Slot: string(st.Slot), Slots: st.Slots, Committed: st.Committed, Recovery: st.Recovery, Firmware: st.Firmware, Boot: st.Boot,
-		Ready: st.Ready, DataSize: st.DataSize, DataFree: st.DataFree, Disk: st.Disk, Watchdog: st.Watchdog, TestKeys: st.TestKeys}
+		Ready: st.Ready, DataSize: st.DataSize, DataFree: st.DataFree, Memory: st.Memory, MemUsed: st.MemUsed, Disk: st.Disk, Watchdog: st.Watchdog, TestKeys: st.TestKeys}
 	if st.Update != nil {
 		i.Update = st.Update.State
 	}

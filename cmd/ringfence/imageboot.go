@@ -83,7 +83,7 @@ func (p *program) bootCopy(ctx context.Context, name, arch, firmware string, kee
 		return err
 	}
 	fmt.Fprintf(p.stdout, "%s: up after %.0f s, %.1f s of them from PID 1 on; http://127.0.0.1:%d/healthz says\n", firmware, time.Since(began).Seconds(), h.Image.Ready, m.Port(9090))
-	fmt.Fprintf(p.stdout, "  release %s, slot %s proven (%s), firmware %s, disk %s, %d MB for data\n", h.Image.Version, h.Image.Slot, h.Image.Slots, h.Image.Firmware, h.Image.Disk, h.Image.DataSize>>20)
+	fmt.Fprintf(p.stdout, "  release %s, slot %s proven (%s), firmware %s, disk %s, %d MB for data, %d of %d MB of memory used\n", h.Image.Version, h.Image.Slot, h.Image.Slots, h.Image.Firmware, h.Image.Disk, h.Image.DataSize>>20, h.Image.MemUsed>>20, h.Image.Memory>>20)
 	for _, s := range h.Services {
 		fmt.Fprintf(p.stdout, "  %-10s %s\n", s.Name, s.State)
 	}

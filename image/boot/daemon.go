@@ -206,23 +206,32 @@ func (s *system) reap(ctx context.Context) {
 // reapPause: orphans are rare here, nobody but the daemon starts anything and it starts nothing.
 const reapPause = 5 * time.Second
 
-// memoryLimit is what the daemon may have of the machine's memory, in bytes.
-func memoryLimit() int64 {
+// memory is the machine's, and what of it could still be had.
+func memory() (total, available uint64) {
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	for _, line := range strings.Split(string(b), "\n") {
-		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
-			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
-			if err != nil {
-				return 0
-			}
-			// init, page cache and the kernel's own must live beside it.
-			return max(kb<<10-96<<20, kb<<10*3/5)
+		name, value, _ := strings.Cut(line, ":")
+		kb, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(value, "kB")), 10, 64)
+		if err != nil {
+			continue
+		}
+		switch name {
+		case "MemTotal":
+			total = kb << 10
+		case "MemAvailable":
+			available = kb << 10
 		}
 	}
-	return 0
+	return total, available
+}
+
+// memoryLimit is what the daemon may have of the machine's memory, in bytes: init, page cache and the kernel must live beside it.
+func memoryLimit() int64 {
+	total, _ := memory()
+	return max(int64(total)-96<<20, int64(total)*3/5)
 }
 
 // memoryGroup is a control group with that limit, so that a leak ends the daemon and not the machine.

@@ -23,6 +23,8 @@ type Status struct {
 	Data      string    `json:"data,omitempty"` // what is wrong with the data partition
 	DataSize  uint64    `json:"data_size,omitempty"`
 	DataFree  uint64    `json:"data_free,omitempty"`
+	Memory    uint64    `json:"memory,omitempty"`      // bytes of the machine
+	MemUsed   uint64    `json:"memory_used,omitempty"` // that nobody else could have
 	Watchdog  string    `json:"watchdog,omitempty"`
 	Links     []Link    `json:"links,omitempty"`
 	Config    string    `json:"config,omitempty"` // where the configuration came from
@@ -91,7 +93,11 @@ func (v *view) getDaemon() DaemonStatus {
 // publish writes the status where the daemon finds it. It is in memory, so nothing waits for a disk.
 func (s *system) publish() {
 	size, free := dataUse()
-	s.view.set(func(v *Status) { v.DataSize, v.DataFree, v.At = size, free, time.Now().UTC() })
+	total, available := memory()
+	s.view.set(func(v *Status) {
+		v.DataSize, v.DataFree, v.At = size, free, time.Now().UTC()
+		v.Memory, v.MemUsed = total, total-min(available, total)
+	})
 	b, err := json.MarshalIndent(s.view.get(), "", "  ")
 	if err == nil {
 		if err = os.WriteFile(StatusFile+".new", b, 0o644); err == nil {

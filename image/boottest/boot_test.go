@@ -133,6 +133,11 @@ func (l *lab) make(t *testing.T, name string) string {
 		}
 		b.base = filepath.Join(o.Out, fmt.Sprintf("ringfence-%s-%s", m.Version, m.Arch))
 	})
+	if errors.Is(b.err, image.ErrNoPackages) {
+		const plain = "THE IMAGE WAS NOT TESTED: %v\n"
+		fmt.Fprintf(os.Stderr, plain, b.err)
+		t.Skipf(plain, b.err)
+	}
 	if b.err != nil {
 		t.Fatalf("build of %s: %v", name, b.err)
 	}
@@ -243,7 +248,7 @@ func (s *site) until(what string, want func(vm.Health) bool) vm.Health {
 	if err != nil {
 		s.t.Fatalf("%s: %v", s.firmware, err)
 	}
-	s.t.Logf("%s: %s after %.0f s (init to answer %.1f s)", s.firmware, what, time.Since(began).Seconds(), h.Image.Ready)
+	s.t.Logf("%s: %s after %.0f s (init to answer %.1f s, %d MB of memory used)", s.firmware, what, time.Since(began).Seconds(), h.Image.Ready, h.Image.MemUsed>>20)
 	return h
 }
 

@@ -246,6 +246,8 @@ type Health struct {
 		Ready     float64 `json:"ready_after"`
 		DataSize  uint64  `json:"data_size"`
 		DataFree  uint64  `json:"data_free"`
+		Memory    uint64  `json:"memory"`
+		MemUsed   uint64  `json:"memory_used"`
 		Disk      string  `json:"disk"`
 		Watchdog  string  `json:"watchdog"`
 		TestKeys  bool    `json:"test_keys"`
