@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"testing"
@@ -253,6 +254,49 @@ func TestReplayAndForgery(t *testing.T) {
 	}
 	if s := e.Stats(); s.Bad != 5 {
 		t.Errorf("%d bad records, want 5: two replays, one forged, two cut", s.Bad)
+	}
+}
+
+// TestDisorder sends each record twice and in an order of its own, as bad lines do: each payload arrives once.
+func TestDisorder(t *testing.T) {
+	e := endpoint(t)
+	ag, h := agreement(Resume, 0x009d, 48)
+	e.Agree(ag)
+	o := dialOld(t, e, ag)
+	if err := o.resume(); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, h.up, "channel")
+	const n, reach = 320, 32 // less than the window of 64
+	var recs [][]byte
+	for i := range n {
+		recs = append(recs, o.seal(typeData, []byte{0, byte(i >> 8), byte(i)}))
+	}
+	seen := map[int]int{}
+	for at := 0; at < n; at += reach {
+		part := append(append([][]byte(nil), recs[at:at+reach]...), recs[at:at+reach]...)
+		mathrand.Shuffle(len(part), func(i, j int) { part[i], part[j] = part[j], part[i] })
+		for _, r := range part {
+			if _, err := o.c.Write(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range reach {
+			p := wait(t, h.data, "payload")
+			<-h.place
+			seen[int(p[1])<<8|int(p[2])]++
+		}
+	}
+	for i := range n {
+		if seen[i] != 1 {
+			t.Errorf("payload %d arrived %d times", i, seen[i])
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); e.Stats().Bad < n && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	if bad := e.Stats().Bad; bad != n || len(h.data) > 0 {
+		t.Errorf("%d copies were refused, want %d; %d payloads more", bad, n, len(h.data))
 	}
 }
 

@@ -53,6 +53,41 @@ func TestBan(t *testing.T) {
 	}
 }
 
+// TestTenThousandWrongPasswords counts how many of 10,000 guesses in ten minutes are looked at at all, while the owner of the name, known
+// at another address, goes on.
+func TestTenThousandWrongPasswords(t *testing.T) {
+	for name, c := range map[string]struct {
+		guess func(i int) (netip.Addr, string)
+		most  int
+	}{
+		"one address, one name":  {func(int) (netip.Addr, string) { return away, "alice" }, 20},
+		"one address, all names": {func(i int) (netip.Addr, string) { return away, fmt.Sprint("guess", i) }, 20},
+		"all addresses, one name": {func(i int) (netip.Addr, string) {
+			return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), "alice"
+		}, 20},
+		"behind the owner's router": {func(int) (netip.Addr, string) { return home, "bob" }, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := New(Limits{})
+			g.Right(home, "alice", start)
+			looked := 0
+			for i := range 10000 {
+				at := start.Add(time.Duration(i) * 60 * time.Millisecond)
+				if src, who := c.guess(i); g.Allowed(src, who, at) {
+					looked++
+					g.Wrong(src, who, false, at)
+				}
+				if i%100 == 0 && !g.Allowed(home, "alice", at) {
+					t.Fatalf("after %d guesses the owner is locked out", i)
+				}
+			}
+			if looked > c.most {
+				t.Errorf("%d of 10,000 guesses were looked at, want at most %d", looked, c.most)
+			}
+		})
+	}
+}
+
 func TestNeighbourBehindTheSameAddressGoesOn(t *testing.T) {
 	g := New(Limits{})
 	g.Right(home, "SEP001122AA0001", start)
