@@ -10,7 +10,7 @@ import (
 const (
 	pushMost  = 64                     // phones that are told at one tick
 	pushPause = 100 * time.Millisecond // between two of them, so that they do not all fetch their files at once
-	pushAgain = 6 * time.Hour          // a phone that was told and did not come is told again
+	pushAgain = 24 * time.Hour         // a phone that was told and did not come is told again
 	pushWait  = 10 * time.Second       // for one phone's answer
 )
 

@@ -45,6 +45,9 @@ func (w *world) system() oldSystem {
 // Phones of two other systems come over without anybody at the phone, because the administrator has the systems' keys; what
 // the phone holds is found out by trying, or told by a copy of its list.
 func TestMigrationWithTheOldKey(t *testing.T) {
+	if testing.Short() {
+		t.Skip("making keys takes the race detector long; make test-e2e runs it without")
+	}
 	first, second, w := newWorld(t), newWorld(t), newWorld(t)
 	a, b := first.system(), second.system()
 	flash, flash2 := second.settled(desk, "8851"), first.settled(hall, "8841")

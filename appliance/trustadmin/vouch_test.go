@@ -176,6 +176,9 @@ func TestOtherSystemsCertificates(t *testing.T) {
 // What the other appliance of a pair has written into the common state is in lists and known to TVS here, at the latest after
 // a second.
 func TestOtherAppliancesCertificates(t *testing.T) {
+	if testing.Short() {
+		t.Skip("making keys takes the race detector long; make test-e2e runs it without")
+	}
 	w := newWorld(t)
 	if _, err := w.keep.Entries(); err != nil {
 		t.Fatal(err)
