@@ -35,12 +35,14 @@ const inNamespace = "RINGFENCE_BENCH_NAMESPACE"
 
 // bench is one run.
 type bench struct {
-	bin    string // folder of the built programs
-	out    string // folder for raw output
-	tmp    string // removed at the end
-	only   []string
-	quick  bool
-	report report
+	bin   string // folder of the built programs
+	out   string // folder for raw output
+	tmp   string // removed at the end
+	only  []string
+	quick bool
+	// fleetSize is how many phones the parts trust and phones have.
+	fleetSize int
+	report    report
 }
 
 // part is a group of measurements that stand together; one that fails does not keep the others from running.
@@ -72,6 +74,7 @@ func run(args []string) int {
 	fs.StringVar(&b.bin, "bin", "bin", "folder of the built programs")
 	fs.StringVar(&b.out, "out", "build/bench", "folder for raw output")
 	only := fs.String("only", "", "parts to run, separated by commas; all when empty")
+	fs.IntVar(&b.fleetSize, "fleet", 2000, "phones of the parts trust and phones, at most 60000")
 	fs.BoolVar(&b.quick, "quick", false, "a tenth of the phones and of the time: to see that it works, not for figures")
 	if err := fs.Parse(args); err != nil {
 		return 2
@@ -167,7 +170,8 @@ func (b *bench) enterNamespace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	args = append(args, "--fork", "--", self, "-bin", b.bin, "-out", b.out, "-only", strings.Join(b.only, ","), fmt.Sprintf("-quick=%t", b.quick))
+	args = append(args, "--fork", "--", self, "-bin", b.bin, "-out", b.out, "-only", strings.Join(b.only, ","), fmt.Sprintf("-quick=%t", b.quick),
+		fmt.Sprintf("-fleet=%d", min(max(b.fleetSize, 10), 60000)))
 	cmd := exec.CommandContext(ctx, "unshare", args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Env = append(os.Environ(), inNamespace+"=1")

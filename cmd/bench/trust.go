@@ -28,7 +28,7 @@ import (
 // enrolledSite is the daemon of trust and phones: phones in encrypted mode, which must have their certificates before they
 // can register.
 func (b *bench) enrolledSite() site {
-	n := b.scale(2000)
+	n := b.scale(b.fleetSize)
 	return site{phones: n, secure: true, rsa: n / 10}
 }
 
