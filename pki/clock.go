@@ -19,14 +19,22 @@ const (
 	clockWrite = 24 * time.Hour           // how often the time is recorded
 )
 
-// clockFit reports why nothing can be issued at a time, or nil.
-func (a *Authority) clockFit(now time.Time) error {
+// clockBuilt reports that a time is before this program was made.
+func (a *Authority) clockBuilt(now time.Time) error {
 	built := a.opts.Built
 	if built.Before(firstTime) {
 		built = firstTime
 	}
 	if now.Before(built) {
 		return fmt.Errorf("%w: it says %s, but this program was made after %s", ErrClock, day(now), day(built))
+	}
+	return nil
+}
+
+// clockFit reports why nothing can be issued at a time, or nil.
+func (a *Authority) clockFit(now time.Time) error {
+	if err := a.clockBuilt(now); err != nil {
+		return err
 	}
 	if a.seal == nil {
 		return nil // first start: nothing was recorded
@@ -36,9 +44,9 @@ func (a *Authority) clockFit(now time.Time) error {
 	case !ok:
 		return nil
 	case now.Before(last.Add(-clockBack)):
-		return fmt.Errorf("%w: it says %s, but a certificate was made at %s", ErrClock, now.Format(time.RFC3339), last.Format(time.RFC3339))
+		return fmt.Errorf("%w: it says %s, but it was later already, on %s; if it is right now: ringfence cert clock --accept", ErrClock, now.Format(time.RFC3339), last.Format(time.RFC3339))
 	case now.After(last.Add(clockAhead)):
-		return fmt.Errorf("%w: it says %s, more than two years after %s when it was last seen to be right; if it is right, accept it",
+		return fmt.Errorf("%w: it says %s, more than two years after %s when it was last seen to be right; if it is right, accept it: ringfence cert clock --accept",
 			ErrClock, day(now), day(last))
 	}
 	return nil
@@ -56,6 +64,19 @@ func (a *Authority) lastTime() (time.Time, bool) {
 	}
 	t, err := time.Parse(time.RFC3339, string(v))
 	return t, err == nil
+}
+
+// Moment is the time by which certificates are judged: the clock's while it can be right, else the latest that was believed. An
+// appliance that starts in 1970 goes on knowing its phones until somebody tells it the time.
+func (a *Authority) Moment() time.Time {
+	now := a.now()
+	if a.clockFit(now) == nil {
+		return now
+	}
+	if last, ok := a.lastTime(); ok {
+		return last
+	}
+	return now
 }
 
 // stampClock adds the present time to a group that issues something.
@@ -79,8 +100,12 @@ func (a *Authority) CheckClock(ctx context.Context) error {
 	return a.AcceptClock(ctx)
 }
 
-// AcceptClock takes the present time as right: an administrator says so after a jump.
+// AcceptClock takes the present time as right: an administrator says so after a jump. A time before this program was made is
+// not accepted.
 func (a *Authority) AcceptClock(ctx context.Context) error {
+	if err := a.clockBuilt(a.now()); err != nil {
+		return fmt.Errorf("pki: %w", err)
+	}
 	err := a.opts.State.Write(ctx, map[string][]byte{a.clockKey(): []byte(a.now().Format(time.RFC3339))})
 	if err != nil {
 		return fmt.Errorf("pki: record the time: %w", err)

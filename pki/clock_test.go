@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ringfence/pki/capf"
 )
 
 func TestClockBeforeTheFirstRelease(t *testing.T) {
@@ -30,7 +32,7 @@ func TestClockJumps(t *testing.T) {
 	}{
 		{"none", 0, time.Time{}, ""},
 		{"back by a little", -5 * time.Minute, time.Time{}, ""},
-		{"back by an hour", -time.Hour, time.Time{}, "a certificate was made at"},
+		{"back by an hour", -time.Hour, time.Time{}, "it was later already"},
 		{"back to the start of the epoch", time.Unix(0, 0).Sub(testTime), time.Time{}, "1970-01-01"},
 		{"before the build", day, testTime.Add(2 * day), "made after"},
 		{"ahead by a year, switched off", 365 * day, time.Time{}, ""},
@@ -86,5 +88,44 @@ func TestClockIsRememberedDaily(t *testing.T) {
 	}
 	if err := f.CheckClock(t.Context()); err != nil || f.state.groups != 5*365 {
 		t.Errorf("twice a day: %v, %d writes", err, f.state.groups)
+	}
+}
+
+// An appliance whose clock is wrong goes on knowing its phones, and plans nothing for them; once the administrator says that the
+// time is right it does what is due.
+func TestPhonesAreKnownWhileTheClockIsWrong(t *testing.T) {
+	for name, at := range map[string]time.Time{"1970": time.Unix(1000, 0), "ten years ahead": testTime.Add(10 * year)} {
+		f := open(t)
+		lsc := f.install(t, phone, ecKey(t))
+		f.clock.Add(at.Sub(f.clock.Now()))
+		f.reopen(t)
+		if _, err := f.VerifyDevice(lsc, nil, phone); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if op, why := f.Due(phone, ""); op != capf.None {
+			t.Errorf("%s: %s is due: %s", name, op, why)
+		}
+		if got := f.Moment(); got.Sub(testTime).Abs() > time.Hour {
+			t.Errorf("%s: judged by %s", name, got)
+		}
+		err := f.AcceptClock(t.Context())
+		if name == "1970" {
+			if !errors.Is(err, ErrClock) {
+				t.Errorf("accepted 1970: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.VerifyDevice(lsc, nil, phone); err == nil {
+			t.Error("a certificate that ended years ago still proves its phone")
+		}
+		if op, _ := f.Due(phone, ""); op != capf.Install {
+			t.Error("no renewal is due after ten years")
+		}
+		if _, _, err := f.IssueLSC(t.Context(), phone, ecKey(t).Public()); err != nil {
+			t.Errorf("not issued at an accepted time: %v", err)
+		}
 	}
 }

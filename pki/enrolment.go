@@ -92,7 +92,7 @@ func (a *Authority) Due(device string, key capf.KeyKind) (op capf.Operation, why
 	if kind := capf.KindOf(cert.PublicKey); key != "" && kind != key {
 		return capf.Install, fmt.Sprintf("the key is %s, %s is declared", kind, key)
 	}
-	if a.now().After(renewAt(device, cert)) {
+	if a.Moment().After(renewAt(device, cert)) {
 		return capf.Install, "two thirds of the certificate's life are over"
 	}
 	return capf.None, "the certificate is good until " + day(cert.NotAfter)

@@ -99,7 +99,7 @@ func (a *Authority) OwnerOf(cert *x509.Certificate, r Role) string {
 
 // Holder is OwnerOf for a certificate that proves something now: it is in time and not revoked.
 func (a *Authority) Holder(cert *x509.Certificate, r Role) string {
-	if inTime(cert, a.now(), 0) != nil || a.IsRevoked(serialText(cert.SerialNumber)) {
+	if inTime(cert, a.Moment(), 0) != nil || a.IsRevoked(serialText(cert.SerialNumber)) {
 		return ""
 	}
 	return a.OwnerOf(cert, r)

@@ -74,7 +74,7 @@ func (a *Authority) verifyLSC(cert *x509.Certificate, device string, grace time.
 	if id.State != Current && id.State != Unconfirmed {
 		return id, fmt.Errorf("serial %s is %s", id.Serial, id.State)
 	}
-	return id, inTime(cert, a.now(), grace)
+	return id, inTime(cert, a.Moment(), grace)
 }
 
 // issuerOf finds the CA that a certificate names, nil if it is none of ours.
@@ -113,7 +113,7 @@ func (a *Authority) verifyMIC(cert *x509.Certificate, intermediates []*x509.Cert
 		middle.AddCert(c)
 	}
 	_, err := cert.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: middle, CurrentTime: a.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: roots, Intermediates: middle, CurrentTime: a.Moment(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err == nil {
 		return nil
@@ -130,13 +130,13 @@ func (a *Authority) verifySHA1(cert *x509.Certificate) error {
 	if cert.IsCA || len(cert.UnhandledCriticalExtensions) > 0 {
 		return errors.New("signed with SHA-1 and not a plain device certificate")
 	}
-	if err := inTime(cert, a.now(), 0); err != nil {
+	if err := inTime(cert, a.Moment(), 0); err != nil {
 		return err
 	}
 	digest := sha1.Sum(cert.RawTBSCertificate)
 	for _, ca := range a.opts.MICRoots {
 		pub, ok := ca.PublicKey.(*rsa.PublicKey)
-		if !ok || !ca.IsCA || !bytes.Equal(ca.RawSubject, cert.RawIssuer) || inTime(ca, a.now(), 0) != nil {
+		if !ok || !ca.IsCA || !bytes.Equal(ca.RawSubject, cert.RawIssuer) || inTime(ca, a.Moment(), 0) != nil {
 			continue
 		}
 		if ca.KeyUsage != 0 && ca.KeyUsage&x509.KeyUsageCertSign == 0 {

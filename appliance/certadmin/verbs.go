@@ -42,6 +42,9 @@ func Verbs() []admin.Verb {
 				"For role CAPF it is an issuing CA with its chain.",
 			Flags: []admin.Flag{{Name: "role", Usage: "SAST-RECOVERY, CCM, TFTP, TFTP-EC, CAPF, TVS, APP-SERVER, VPN or ADMIN"}, root, phrase}},
 		{Name: "cert export", Args: "ROLE", Min: 1, Max: 1, Short: "the certificate of a role and the CAs above it, PEM; ROLE root is the root", Print: c.toFile, Flags: []admin.Flag{out}, Prepare: c.keepOut},
+		{Name: "cert clock", Change: true, Short: "whether the clock can be right: nothing is issued while it cannot", Print: printer(printClock),
+			Help:  "The appliance remembers the time. When the clock is set back, or years ahead, phones are judged by the time that was last believed.",
+			Flags: []admin.Flag{{Name: "accept", Usage: "it is right now", Bool: true}}},
 		{Name: "cert root", Short: "where the root's key lies", Print: printer(printRoot)},
 		{Name: "cert root protect", Change: true, Short: "lock the root's key with a passphrase", Prepare: c.prepare(askTwice, false), Print: printer(printRoot), Flags: []admin.Flag{phrase}},
 		{Name: "cert root unprotect", Change: true, Short: "take the passphrase off the root's key, so that the issuing CA renews by itself", Prepare: c.prepare(ask, false), Print: printer(printRoot), Flags: []admin.Flag{phrase}},
@@ -189,6 +192,7 @@ func (k *Keeper) Handlers() map[string]admin.Handler {
 	return map[string]admin.Handler{
 		"cert import":         k.importRole,
 		"cert export":         k.export,
+		"cert clock":          k.clock,
 		"cert root":           k.root,
 		"cert root protect":   k.changeRoot(k.protect),
 		"cert root unprotect": k.changeRoot(k.unprotect),
@@ -306,6 +310,28 @@ func (k *Keeper) export(_ context.Context, r admin.Request) (any, error) {
 	return TextInfo{string(b)}, refused(err)
 }
 
+// ClockInfo is the answer to cert clock.
+type ClockInfo struct {
+	Now      time.Time `json:"now"`
+	Believed bool      `json:"believed"`
+	JudgedBy time.Time `json:"judged_by"` // the time by which certificates of phones are judged
+	Why      string    `json:"why,omitempty"`
+}
+
+func (k *Keeper) clock(ctx context.Context, r admin.Request) (any, error) {
+	if r.Flags["accept"] != "" {
+		if err := k.ca.AcceptClock(ctx); err != nil {
+			return nil, refused(err)
+		}
+	}
+	i := ClockInfo{Now: time.Now().UTC(), Believed: true}
+	if err := k.ca.CheckClock(ctx); err != nil {
+		i.Believed, i.Why = false, strings.TrimPrefix(err.Error(), "pki: ")
+	}
+	i.JudgedBy = k.ca.Moment()
+	return i, nil
+}
+
 func (k *Keeper) root(context.Context, admin.Request) (any, error) {
 	i, err := k.ca.Root()
 	return i, refused(err)
@@ -416,6 +442,14 @@ func printImported(w io.Writer, i ImportedInfo) {
 	default:
 		fmt.Fprintf(w, "It becomes the certificate of role %s when phones have been told of it; %d are waited for: ringfence cert rotate shows them.\n", i.Role, len(i.Missing))
 	}
+}
+
+func printClock(w io.Writer, i ClockInfo) {
+	if i.Believed {
+		fmt.Fprintf(w, "The clock says %s, which can be right.\n", i.Now.Format(time.RFC3339))
+		return
+	}
+	fmt.Fprintf(w, "%s\nNothing is issued or renewed; phones are judged by %s.\n", i.Why, i.JudgedBy.Format(time.RFC3339))
 }
 
 func printRoot(w io.Writer, i pki.RootInfo) {
