@@ -23,6 +23,15 @@ func (p *Phone) Press(event string, t *Talk, headers ...string) *Pressed {
 	return p.PressDialog(event, cisco.DialogID{CallID: x.D.CallID, LocalTag: x.D.Local.Tag, RemoteTag: x.D.Remote.Tag}, headers...)
 }
 
+// PressTwo presses a softkey that names two calls.
+func (p *Phone) PressTwo(event string, t, second *Talk, headers ...string) *Pressed {
+	id := func(t *Talk) cisco.DialogID {
+		d := t.Get().D
+		return cisco.DialogID{CallID: d.CallID, LocalTag: d.Local.Tag, RemoteTag: d.Remote.Tag}
+	}
+	return p.PressEvent(cisco.SoftkeyEvent{Event: event, Dialog: id(t), Consult: id(second)}, headers...)
+}
+
 // PressDialog presses a softkey for a call that is named.
 func (p *Phone) PressDialog(event string, id cisco.DialogID, headers ...string) *Pressed {
 	return p.PressEvent(cisco.SoftkeyEvent{Event: event, Dialog: id}, headers...)
