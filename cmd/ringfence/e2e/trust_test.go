@@ -61,7 +61,7 @@ func TestKeysAreRenewedByThemselves(t *testing.T) {
 	over(t, ca, cb)
 	// The minute until the next look is not waited for: another order makes the daemon look again.
 	d.verb("cert", "rotate", "--role", "APP-SERVER")
-	eventually(t, 90*time.Second, "all rotations have ended", func() bool {
+	eventually(t, 150*time.Second, "all rotations have ended", func() bool {
 		var plans []json.RawMessage
 		d.json(&plans, "cert", "rotate")
 		return len(plans) == 0
