@@ -37,7 +37,7 @@ func (k *Keeper) Lookup(der []byte) (as []trust.Role, ttl time.Duration, ok bool
 	if !ok {
 		return nil, 0, false
 	}
-	if now := k.o.Now(); now.Before(v.notBefore) || now.After(v.notAft) {
+	if now := k.o.Authority.Moment(); now.Before(v.notBefore) || now.After(v.notAft) {
 		return nil, 0, false
 	}
 	return v.roles, v.ttl, true
