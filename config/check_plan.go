@@ -142,6 +142,9 @@ func (c *checker) paging() {
 		case p.Group.IsValid() && !netip.MustParsePrefix("239.0.0.0/8").Contains(p.Group):
 			c.note(path+".group", "an address like 239.1.1.1", "%s is not from the groups set aside for sites, 239.0.0.0/8", p.Group)
 		}
+		if p.Port%2 != 0 && !c.ix.faulty(c.f, path+".port") {
+			c.bad(path+".port", fmt.Sprintf("port: %d", p.Port-1), "port %d is odd, and phones listen on even ones", p.Port)
+		}
 		for _, v := range textVariable.FindAllString(p.Text, -1) {
 			if !slices.Contains([]string{"{caller.number}", "{caller.name}", "{line.number}", "{group.name}"}, v) {
 				c.bad(path+".text", "{caller.number}, {caller.name}, {line.number} or {group.name}", "the text uses %s, which does not exist", clip(v))

@@ -118,6 +118,7 @@ func TestChecks(t *testing.T) {
 		{"forward to nothing", `forward: "95550100"`, `forward: "8888"`, "no number 8888", ""},
 		{"phone without line that has keys", "model: 7965, label: Ben, security: nonsecure}", "model: 7965, label: Ben, security: nonsecure}\n  - {device: SEP001122AA0003, model: 7965, security: nonsecure, keys: [{speed: \"1\"}]}", "phone SEP001122AA0003 has keys but no line", "add a line"},
 		{"multicast group invalid", "group: 239.1.1.1", "group: 10.1.1.1", "10.1.1.1 is not a multicast group", "239.1.1.1"},
+		{"odd page port", "group: 239.1.1.1", "group: 239.1.1.1, port: 20481", "port 20481 is odd", "20480"},
 		{"multicast page without group", ", group: 239.1.1.1", "", "a multicast page needs a group", "239.1.1.1"},
 		{"page text", "group: 239.1.1.1", "group: 239.1.1.1, text: \"From {caller}\"", "the text uses {caller}", "{caller.number}"},
 		{"schedule with an empty time", "mon-fri 08:30-17:30;", "mon-fri 08:30-08:30;", "is empty", "00:00-24:00"},
@@ -219,7 +220,7 @@ func TestAllowed(t *testing.T) {
 func TestNotices(t *testing.T) {
 	_, notices := mustParse(t, site)
 	all := fmt.Sprint(notices)
-	for _, want := range []string{"paging:", "intercom:", "rooms:", "routes_in:", "routes_out:",
+	for _, want := range []string{"intercom:", "rooms:", "routes_in:", "routes_out:",
 		"services.voicemail:", "services.echo_test:", "destinations of kind voicemail", "emergency"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("nothing said of %s in\n%s", want, all)

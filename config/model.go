@@ -347,6 +347,9 @@ type PageGroup struct {
 	Members     []Digits   `yaml:"members" doc:"Numbers of lines that hear it."`
 	Mode        string     `yaml:"mode" default:"unicast" enum:"multicast,unicast" doc:"multicast or unicast."`
 	Group       netip.Addr `yaml:"group" doc:"Multicast address."`
+	Port        int        `yaml:"port" default:"20480" min:"20480" max:"32768" doc:"Port on the phones, an even one."`
+	Codec       string     `yaml:"codec" default:"G.722" enum:"G.711,G.722" doc:"G.711 or G.722; the oldest phones take G.711 alone."`
+	Volume      int        `yaml:"volume" default:"0" min:"0" max:"100" doc:"Percent of the loudest; 0 is what the user of the phone has chosen."`
 	Text        string     `yaml:"text" default:"From {caller.number}" max:"100" doc:"Shown on the phones; {caller.number}, {caller.name}, {line.number} and {group.name} are filled in."`
 	Beep        bool       `yaml:"beep" default:"true" doc:"Beep before the page."`
 	IncludeBusy bool       `yaml:"include_busy" default:"false" doc:"Page phones that are in a call too."`

@@ -11,7 +11,6 @@ func (c *checker) unserved() {
 		}
 	}
 	d := c.d
-	section("paging", len(d.Paging), "paging")
 	section("intercom", len(d.Intercom), "intercom")
 	section("rooms", len(d.Rooms), "conference rooms")
 	section("routes_in", len(d.RoutesIn), "trunks")
@@ -36,7 +35,7 @@ func (c *checker) unservedRules() {
 	var order []string
 	for _, d := range c.destinationList() {
 		switch kind, _ := d.dest.Split(); kind {
-		case "voicemail", "room", "page", "external":
+		case "voicemail", "room", "external":
 			if count[kind]++; count[kind] == 1 {
 				first[kind] = d.path
 				order = append(order, kind)

@@ -16,6 +16,7 @@ import (
 	"ringfence/sip/feature/conference"
 	"ringfence/sip/feature/divert"
 	"ringfence/sip/feature/malicious"
+	"ringfence/sip/feature/page"
 	"ringfence/sip/feature/park"
 	"ringfence/sip/feature/pickup"
 	"ringfence/sip/feature/quality"
@@ -48,6 +49,7 @@ type Features struct {
 	Callback  *callback.Wishes
 	Malicious *malicious.Traces
 	Quality   *quality.Tool
+	Pages     *page.Pages
 
 	notices *pickup.Notices
 	doc     atomic.Pointer[config.Document]
@@ -61,7 +63,7 @@ func Install(o *call.Options, fo Options) *Features {
 	log := fo.Log
 	f := &Features{
 		Park: park.New(fo.Doc, fo.Lamp, log), Rooms: conference.New(conference.OptionsOf(fo.Doc), log), notices: pickup.NewNotices(),
-		Malicious: malicious.New(fo.Store, log),
+		Malicious: malicious.New(fo.Store, log), Pages: page.New(fo.Doc, log),
 	}
 	f.doc.Store(fo.Doc)
 	f.Quality = quality.New(fo.Store, func() string { return f.doc.Load().Features.QualityURL }, log)
@@ -72,7 +74,7 @@ func Install(o *call.Options, fo Options) *Features {
 	o.Refer = transfer.Handle
 	o.Recall = func() time.Duration { return time.Duration(f.doc.Load().Features.TransferRecall) * time.Second }
 	o.Services = pickup.Services()
-	o.Numbers = map[plan.ObjectKind]func(*call.Call, plan.Object){plan.ParkSlot: f.Park.Retrieve}
+	o.Numbers = map[plan.ObjectKind]func(*call.Call, plan.Object){plan.ParkSlot: f.Park.Retrieve, plan.Page: f.Pages.Dialled}
 	o.Keys = map[string]func(*call.Call, *call.Leg, *call.Key){
 		"Park": f.Park.Key, "ParkMonitor": f.Park.Key, "Join": f.Rooms.Join, "IDivert": divert.Key, "MCID": f.Malicious.Key,
 		"CallBack": f.Callback.Key,
@@ -113,4 +115,5 @@ func (f *Features) Reload(d *config.Document) {
 	f.doc.Store(d)
 	f.Park.Reload(d)
 	f.Rooms.Reload(conference.OptionsOf(d))
+	f.Pages.Reload(d)
 }

@@ -47,6 +47,7 @@ type Phone struct {
 	rules    []dialRule
 	pressed  []*Press // the last ones
 	missed   int
+	stream   pageStream
 	seq      int // running number of Call-IDs
 	hookSeq  int
 	pubSeq   int

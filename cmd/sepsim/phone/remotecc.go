@@ -92,6 +92,7 @@ func (p *Phone) serveRefer(l *link, m *message) {
 	var roots []*element
 	var screen *Screen
 	var urls []string
+	var stream *element
 	for _, part := range parts {
 		if err != nil {
 			break
@@ -106,6 +107,11 @@ func (p *Phone) serveRefer(l *link, m *message) {
 				roots = append(roots, root)
 			}
 		case typeCM:
+			if root, bad := parseXML(part.body); bad == nil && (root.name == "startMedia" || root.name == "stopMedia") {
+				stream = root
+				_, _, err = parseStream(root)
+				continue
+			}
 			if screen, urls, err = parseScreen(part.body); err == nil {
 				p.mu.Lock()
 				p.display.screens = keep(p.display.screens, string(part.body))
@@ -136,6 +142,15 @@ func (p *Phone) serveRefer(l *link, m *message) {
 				p.respond(l, m, 481, "Call Leg/Transaction Does Not Exist", "")
 				return
 			}
+		}
+	}
+	if stream != nil {
+		s, start, _ := parseStream(stream)
+		if !start {
+			p.stopStream()
+		} else if err := p.playStream(s, l.local.Addr()); err != nil {
+			p.respond(l, m, 500, "Server Internal Error", err.Error())
+			return
 		}
 	}
 	p.respond(l, m, 202, "Accepted", "")
