@@ -233,7 +233,7 @@ func TestOffice(t *testing.T) {
 		}
 	})
 	t.Run("do not disturb", func(t *testing.T) {
-		feature.Proves(t, "DNS-3", "DNS-5", "DNS-7", "DNS-8", "MLN-6", "BLF-7")
+		feature.Proves(t, "DNS-3", "DNS-5", "DNS-7", "MLN-6", "BLF-7")
 		mark := ben.Mark()
 		d.verb("phone", "dnd", "SEP001122AA0002", "on")
 		expect(t, wire(t, ben, mark, "dndupdate", referWith("<dndupdate>")), "<state>enable</state>", "<option>ringeroff</option>")
@@ -256,7 +256,7 @@ func TestOffice(t *testing.T) {
 			t.Fatal(err)
 		}
 		over(t, c, in)
-		// callreject, for all lines of the device; and a power cut does not lose it.
+		// callreject, for all lines of the device.
 		mark = ada.Mark()
 		if err := ada.SetDND(ctx, true); err != nil {
 			t.Fatal(err)
@@ -305,7 +305,7 @@ func TestOffice(t *testing.T) {
 		eventually(t, 5*time.Second, "both are off", func() bool { return ada.Forward(1) == "" && ada.Forward(2) == "" })
 	})
 	t.Run("hunt login", func(t *testing.T) {
-		feature.Proves(t, "HLG-1", "HLG-4", "HLG-5")
+		feature.Proves(t, "HLG-1", "HLG-5")
 		if in, known := cleo.HuntLogin(); in || !known {
 			t.Errorf("cleo is logged in %v (%v), but declared logged out", in, known)
 		}
@@ -399,6 +399,24 @@ func TestOffice(t *testing.T) {
 		}
 	})
 	unharmed(t, ada, ben, cleo)
+	t.Run("power cut", func(t *testing.T) {
+		feature.Proves(t, "DNS-8", "HLG-4", "CFS-6")
+		d.verb("line", "dnd", "302", "on")
+		d.verb("line", "hunt", "302", "off")
+		d.verb("line", "forward", "302", "303")
+		for _, p := range []*phone.Phone{ada, ben, cleo} {
+			p.Stop()
+		}
+		d.kill()
+		d.start()
+		ada, ben := d.newPhone("SEP001122AA0001", "8851", 1), d.newPhone("SEP001122AA0002", "8841", 2)
+		d.ready(ada)
+		d.ready(ben)
+		m := wire(t, ben, 0, "initial state", referWith("<bulkupdate>"))
+		expect(t, m, "<state>enable</state>", "<status>off</status>", "<fwdaddress>303</fwdaddress>")
+		eventually(t, 10*time.Second, "ada's lamp of 302 shows do-not-disturb", func() bool { return ada.BLF("302") == phone.LampDND })
+		unharmed(t, ada, ben)
+	})
 }
 
 // officeCommands checks what the command line tells and refuses.

@@ -87,6 +87,7 @@ func TestConnections(t *testing.T) {
 	})
 	t.Run("feature events", func(t *testing.T) { featureEvents(t, d) })
 	t.Run("a plain phone", func(t *testing.T) { plainPhone(t, d, ada) })
+	t.Run("a hundred watchers", func(t *testing.T) { hundredWatchers(t, d, ada) })
 	t.Run("roll-out", func(t *testing.T) { rollOut(t, d, ada, ben) })
 	t.Run("phones that misbehave", func(t *testing.T) { misbehave(t, d, ada) })
 	t.Run("two phones of one name", func(t *testing.T) {
@@ -253,6 +254,44 @@ func plainPhone(t *testing.T, d *daemon, ada *phone.Phone) {
 	if out, code := d.try("line", "check-sync", "301"); code != 1 || !strings.Contains(out, "check-version") {
 		t.Errorf("check-sync of a Cisco phone: status %d %s", code, out)
 	}
+}
+
+// hundredWatchers sees every one of a hundred watchers told of a change at once.
+func hundredWatchers(t *testing.T, d *daemon, ada *phone.Phone) {
+	feature.Proves(t, "BLF-9")
+	c := d.raw("tcp", "309", softPassword, 23)
+	c.register()
+	const n = 100
+	for range n {
+		if res := c.do("SUBSCRIBE", "301", "Event: presence\nExpires: 600\n", ""); res.status() != 200 {
+			t.Fatalf("SUBSCRIBE: %s", res.start)
+		}
+		c.next(10 * time.Second)
+	}
+	began := time.Now()
+	if err := ada.OffHook(within(t, 10*time.Second), 1); err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		if m := c.next(10 * time.Second); !strings.Contains(m.body, "on-the-phone") {
+			t.Fatalf("a watcher is told\n%s", m.body)
+		}
+	}
+	took := time.Since(began)
+	t.Logf("the last of %d watchers was told after %v", n, took)
+	if took > time.Second {
+		t.Errorf("the last of %d watchers was told after %v, want a second at most", n, took)
+	}
+	if err := ada.OnHook(within(t, 10*time.Second), 1); err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		c.next(10 * time.Second)
+	}
+	if res := c.do("REGISTER", "", "To: <sip:309@x>\nExpires: 0\n", ""); res.status() != 200 {
+		t.Errorf("goodbye: %s", res.start)
+	}
+	c.conn.Close()
 }
 
 // rollOut tells many phones to do something: those in a call when it has ended, those that are not there not at all.
