@@ -199,3 +199,76 @@ func TestInterleavings(t *testing.T) {
 		}
 	}
 }
+
+// TestDivertTellsWho is "sip-calls" §14: whoever gets a diverted call is told whose it was and why, so that a mailbox can tell.
+func TestDivertTellsWho(t *testing.T) {
+	for answered, reason := range map[bool]string{false: "user-busy", true: "deflection"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := calltest.New(t, engine, diverts)
+			ada := w.Phone("301", "TCP")
+			ben := w.Phone("302", "TCP", func(p *calltest.Phone) {
+				if !answered {
+					p.Answer = 0
+				}
+			})
+			w.Phone("303", "TCP")
+			x := ada.Call("302")
+			after(3 * time.Second)
+			ben.Press("IDivert", ben.Last())
+			after(3 * time.Second)
+			got := w.Last("303 < INVITE").Header("Diversion")
+			if !strings.Contains(got, "302@") || !strings.Contains(got, "reason="+reason) {
+				t.Errorf("answered %v: Diversion %q, want 302 and %s", answered, got, reason)
+			}
+			if cancel := w.Find("302 < CANCEL"); !answered && (len(cancel) != 1 || cancel[0].Header("Reason") != "") {
+				t.Errorf("%d CANCELs, want one without Reason", len(cancel))
+			}
+			if ben.Alive() != 0 {
+				t.Error("ben still has the call")
+			}
+			x.Bye()
+			after(64 * time.Second)
+			if left := w.Left(); left != "" {
+				t.Errorf("left over: %s", left)
+			}
+			w.Close()
+			synctest.Wait()
+		})
+	}
+}
+
+// TestConferenceIsKept is CNF-8: with keep the others go on when the last administrator has left.
+func TestConferenceIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := calltest.New(t, engine, func(d *config.Document, _ *call.Options) { d.Features.Conference.Keep = true })
+		ada, ben, cleo, dan := w.Phone("301", "TCP"), w.Phone("302", "TCP"), w.Phone("303", "TCP"), w.Phone("304", "TCP")
+		x := ada.Call("302")
+		after(3 * time.Second)
+		for _, number := range []string{"303", "304"} {
+			x.Hold("conference")
+			after(time.Second)
+			y := ada.Call(number)
+			after(3 * time.Second)
+			ada.PressTwo("Conference", x, y)
+			after(2 * time.Second)
+		}
+		x.Bye()
+		after(2 * time.Second)
+		if n := ben.Alive() + cleo.Alive() + dan.Alive(); n != 3 {
+			t.Errorf("%d of three go on", n)
+		}
+		for _, p := range []*calltest.Phone{ben, cleo} {
+			p.Last().Bye()
+			after(time.Second)
+		}
+		if dan.Alive() != 0 {
+			t.Error("dan is left alone")
+		}
+		after(64 * time.Second)
+		if left := w.Left(); left != "" {
+			t.Errorf("left over: %s", left)
+		}
+		w.Close()
+		synctest.Wait()
+	})
+}

@@ -13,6 +13,7 @@ import (
 
 	"ringfence/sip/call"
 	"ringfence/sip/cisco"
+	"ringfence/sip/feature/internal/bounded"
 )
 
 // Store is where records are kept.
@@ -89,7 +90,7 @@ func (t *Traces) Key(c *call.Call, l *call.Leg, k *call.Key) {
 	l.Manager().Go("malicious call", func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, storeWithin)
 		defer cancel()
-		err := t.store.Write(ctx, map[string][]byte{key: b})
+		err := t.store.Write(ctx, map[string][]byte{key: b}, bounded.Surplus(t.store, Prefix, bounded.Max)...)
 		if err != nil {
 			t.log.Error("record", "line", r.Line, "err", err)
 		} else {

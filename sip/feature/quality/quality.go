@@ -14,6 +14,7 @@ import (
 
 	"ringfence/sip/call"
 	"ringfence/sip/cisco"
+	"ringfence/sip/feature/internal/bounded"
 )
 
 // Store is where reports are kept.
@@ -118,7 +119,7 @@ func (t *Tool) Down(l *call.Leg, i call.LegInfo) {
 	l.Manager().Go("quality report", func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, storeWithin)
 		defer cancel()
-		if err := t.store.Write(ctx, map[string][]byte{key: b}); err != nil {
+		if err := t.store.Write(ctx, map[string][]byte{key: b}, bounded.Surplus(t.store, Prefix, bounded.Max)...); err != nil {
 			t.log.Error("quality report", "phone", r.Device, "err", err)
 		}
 	})
