@@ -155,6 +155,9 @@ func (s *system) start() error {
 	s.tasks.Go("screen", s.screen)
 	s.tasks.Go("late modules", func(context.Context) { s.lateModules() })
 	s.configure()
+	if link, _ := s.network.state(); link {
+		s.waitAddress(addressWait) // a listener may be declared on it
+	}
 	s.tasks.Go("consoles", s.talk)
 	return nil
 }

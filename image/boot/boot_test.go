@@ -130,15 +130,30 @@ func TestCrashesOfLate(t *testing.T) {
 	var d daemon
 	at := time.Now()
 	for i := range crashMost - 1 {
-		if n, often := d.crashed(at.Add(time.Duration(i) * time.Second)); often || n != i+1 {
-			t.Errorf("crash %d: %d, %v", i+1, n, often)
+		if n, often, pause := d.crashed(at.Add(time.Duration(i)*time.Second), true); often || n != i+1 || pause != crashPause {
+			t.Errorf("crash %d: %d, %v, %s", i+1, n, often, pause)
 		}
 	}
-	if _, often := d.crashed(at.Add(crashSpan / 2)); !often {
+	if _, often, _ := d.crashed(at.Add(crashSpan/2), true); !often {
 		t.Error("too many in a short time, and nothing follows")
 	}
-	if n, often := d.crashed(at.Add(10 * crashSpan)); often || n != 1 {
+	if n, often, _ := d.crashed(at.Add(10*crashSpan), true); often || n != 1 {
 		t.Errorf("long after: %d, %v", n, often)
+	}
+}
+
+func TestCrashesOfAProvenRelease(t *testing.T) {
+	var d daemon
+	at, began := time.Now(), time.Now()
+	for i := range provenMost {
+		n, often, pause := d.crashed(at, false)
+		if n != i+1 || often != (i == provenMost-1) {
+			t.Fatalf("crash %d: %d, %v", i+1, n, often)
+		}
+		at = at.Add(pause)
+	}
+	if took := at.Sub(began); took < 2*time.Minute || took > provenSpan {
+		t.Errorf("given up after %s: a switch may keep a port closed for half a minute", took)
 	}
 }
 

@@ -30,12 +30,17 @@ type daemon struct {
 	starts   int
 }
 
-// When the daemon does not stay up: that many ends within the time mean that starting it again does not help.
+// When the daemon does not stay up: that many ends within the time mean that starting it again does not help. A release on trial
+// is given up soon. One that has proven itself fails for another reason more likely, as an address that a slow switch has not
+// let through yet, so it has more time, with growing pauses.
 const (
-	crashPause = time.Second
-	crashMost  = 6
-	crashSpan  = 90 * time.Second
-	stopGrace  = 15 * time.Second
+	crashPause  = time.Second
+	crashMost   = 6
+	crashSpan   = 90 * time.Second
+	provenMost  = 12
+	provenSpan  = 15 * time.Minute
+	provenPause = 30 * time.Second
+	stopGrace   = 15 * time.Second
 )
 
 // capabilities that the daemon has besides none: low ports, network configuration, raw sockets, the clock.
@@ -145,15 +150,24 @@ func (s *system) killDaemon() {
 	}
 }
 
-// crashed notes an end of the daemon and tells whether there were too many of late.
-func (d *daemon) crashed(now time.Time) (int, bool) {
+// crashed notes an end of the daemon and tells how many there were of late, whether those are too many, and how long to wait.
+func (d *daemon) crashed(now time.Time, trial bool) (n int, often bool, pause time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	most, span := provenMost, provenSpan
+	if trial {
+		most, span = crashMost, crashSpan
+	}
 	d.crashes = append(d.crashes, now)
-	for len(d.crashes) > 0 && now.Sub(d.crashes[0]) > crashSpan {
+	for now.Sub(d.crashes[0]) > span {
 		d.crashes = d.crashes[1:]
 	}
-	return len(d.crashes), len(d.crashes) >= crashMost
+	n = len(d.crashes)
+	pause = crashPause
+	if !trial {
+		pause = min(crashPause<<min(n-1, 10), provenPause)
+	}
+	return n, n >= most, pause
 }
 
 // runChild runs this binary for a moment as the daemon's user, for what writes into its state.

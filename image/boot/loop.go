@@ -42,7 +42,7 @@ func (s *system) loop() {
 		if s.view.get().Data == "" {
 			var running bool
 			if ended, running = s.daemonRunning(); !running {
-				if !s.keepDaemon(ended != nil) {
+				if !s.keepDaemon(ended != nil, g.trial) {
 					continue
 				}
 				answered, everAnswered = time.Now(), false
@@ -86,9 +86,9 @@ func (s *system) loop() {
 }
 
 // keepDaemon starts the daemon, again after a crash, or gives the machine up when that has not helped.
-func (s *system) keepDaemon(crashed bool) bool {
+func (s *system) keepDaemon(crashed, trial bool) bool {
 	if crashed {
-		n, often := s.daemon.crashed(time.Now())
+		n, often, pause := s.daemon.crashed(time.Now(), trial)
 		s.view.set(func(v *Status) {
 			v.Crashes, v.Daemon = n, "ended; it is started again"
 			if s.daemon.output != nil {
@@ -103,7 +103,7 @@ func (s *system) keepDaemon(crashed bool) bool {
 			return false
 		}
 		s.publish()
-		time.Sleep(crashPause * time.Duration(1+max(n-crashMost, 0)))
+		s.rest(pause)
 	}
 	if err := s.startDaemon(); err != nil {
 		s.log.Error("daemon", "err", err)
@@ -112,6 +112,14 @@ func (s *system) keepDaemon(crashed bool) bool {
 	}
 	s.view.set(func(v *Status) { v.Started = s.daemon.starts })
 	return true
+}
+
+// rest waits without the watchdog taking it for a stall.
+func (s *system) rest(pause time.Duration) {
+	for until := time.Now().Add(pause); time.Now().Before(until) && !s.ending.Load(); {
+		s.beat.Store(int64(time.Since(s.began)))
+		time.Sleep(min(roundTime, pause))
+	}
 }
 
 // newGate begins to judge this start.

@@ -260,10 +260,16 @@ func (s *system) useStatic(a *staticAddress) {
 
 // waitAddress waits a while for the first address and returns one.
 func (s *system) waitAddress(within time.Duration) (string, bool) {
+	timeout := time.NewTimer(within)
+	defer timeout.Stop()
 	select {
 	case <-s.network.first:
-	case <-time.After(within):
-		return "", false
+	default:
+		select {
+		case <-s.network.first:
+		case <-timeout.C:
+			return "", false
+		}
 	}
 	s.network.mu.Lock()
 	defer s.network.mu.Unlock()

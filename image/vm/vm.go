@@ -13,9 +13,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -42,8 +42,6 @@ type Machine struct {
 	ports  map[int]int
 	Serial string // file with what the serial line said
 	ended  chan struct{}
-	mu     sync.Mutex // guards err
-	err    error
 }
 
 // ErrNoQEMU is returned where the emulator or its firmware is missing.
@@ -99,17 +97,23 @@ func Start(o Options) (*Machine, error) {
 	}
 	defer log.Close()
 	m.cmd.Stdout, m.cmd.Stderr = log, log
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := m.cmd.Start(); err != nil {
+	// A machine must not outlive the process that owns it. The kernel sends that signal when the thread ends that started it, so
+	// the thread waits for it.
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := m.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = m.cmd.Wait()
+			close(m.ended)
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, err
 	}
-	go func() {
-		err := m.cmd.Wait()
-		m.mu.Lock()
-		m.err = err
-		m.mu.Unlock()
-		close(m.ended)
-	}()
 	return m, nil
 }
 
