@@ -573,7 +573,7 @@ func TestCircumstances(t *testing.T) {
 			t.Errorf("the appliance lives on %s, want the disk that is built in", h.Image.Disk)
 		}
 	})
-	t.Run("larger disk, orderly end", func(t *testing.T) {
+	t.Run("larger disk and orderly end", func(t *testing.T) {
 		s := newSite(t, l, "uefi", "first")
 		if err := os.Truncate(s.disk, 2<<30); err != nil {
 			t.Fatal(err)

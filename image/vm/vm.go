@@ -143,9 +143,9 @@ func (m *Machine) arguments() ([]string, error) {
 				return nil, err
 			}
 		}
-		a = append(a, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+code, "-drive", "if=pflash,format=raw,unit=1,file="+own)
+		a = append(a, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+option(code), "-drive", "if=pflash,format=raw,unit=1,file="+option(own))
 	}
-	drive := "if=none,id=disk,format=raw,cache=writeback,file=" + o.Image
+	drive := "if=none,id=disk,format=raw,cache=writeback,file=" + option(o.Image)
 	device := map[string]string{"": "virtio-blk-pci,drive=disk,bootindex=0", "virtio": "virtio-blk-pci,drive=disk,bootindex=0", "nvme": "nvme,drive=disk,serial=rf,bootindex=0",
 		"ahci": "ide-hd,drive=disk,bootindex=0", "usb": "usb-storage,drive=disk,bootindex=0,removable=on"}[o.Disk]
 	if device == "" {
@@ -173,6 +173,9 @@ func (m *Machine) arguments() ([]string, error) {
 	}
 	return append(a, o.Args...), nil
 }
+
+// option is a path as a value of one of QEMU's options, in which a comma ends the value.
+func option(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 
 func freePort() (int, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
