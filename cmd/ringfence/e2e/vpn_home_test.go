@@ -37,7 +37,7 @@ var vpnSite = strings.NewReplacer(
       split_dns: [corp.example.net, example.org]
       banner: Be kind
       allow: [{to: {{.Address}}/32, protocol: tcp, ports: 8081}]
-    - {id: short, pool: {{.Pool}}.128/26, rekey: 2s, session_timeout: 7s}
+    - {id: short, pool: {{.Pool}}.128/26, rekey: 2s, session_timeout: 10s}
     - {id: careful, pool: {{.Pool}}.192/26, auth: [password], second_factor: true}
     - {id: typed, pool: {{.Pool}}.32/27, auth: [password]}
 `,
