@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -438,5 +439,51 @@ func TestIPv6(t *testing.T) {
 	pb.say(0, "four")
 	if got := readFrom(t, c); string(got[rtpHeaderLen:]) != "four" {
 		t.Errorf("heard %q", got)
+	}
+}
+
+// TestTenThousandSessions: none leaves a port, a socket, an ear or anything on the clock behind.
+func TestTenThousandSessions(t *testing.T) {
+	n := 10000
+	if testing.Short() {
+		n = 1000
+	}
+	e := engine(t)
+	open := func() int { list, _ := os.ReadDir("/proc/self/fd"); return len(list) }
+	free, before := e.Totals().FreePorts, open()
+	for i := range n / 2 {
+		a, b := session(t, e), session(t, e)
+		if err := Bridge(a, b); err != nil {
+			t.Fatal(err)
+		}
+		if i%50 == 0 {
+			if err := a.Play(e.NewPlayer(Melody(), nil)); err != nil {
+				t.Fatal(err)
+			}
+			m, err := Listen(a, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stop, err := b.OnDigit(func(byte) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stop()
+			m.Stop()
+		}
+		a.Close()
+		b.Close()
+	}
+	wait(t, "the clock stands still", e.pacer.empty)
+	if got := e.Totals(); got.FreePorts != free || got.Sessions != 0 {
+		t.Errorf("%+v, %d ports were free", got, free)
+	}
+	if after := open(); after > before+2 {
+		t.Errorf("%d descriptors, %d before", after, before)
+	}
+	for _, w := range e.workers {
+		if w.load() != 0 {
+			t.Error("a worker keeps sessions")
+		}
 	}
 }
