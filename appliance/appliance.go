@@ -33,6 +33,7 @@ import (
 	"ringfence/sip"
 	"ringfence/sip/call"
 	"ringfence/sip/feature"
+	"ringfence/sip/feature/mailbox"
 	"ringfence/sip/plan"
 
 	"ringfence/vpn"
@@ -139,6 +140,7 @@ type appliance struct {
 	calls     *call.Manager
 	features  *feature.Features
 	records   *callrecord.Keeper
+	boxes     *mailbox.Boxes
 	rollouts  *rollouts
 	gateway   holder[vpn.Gateway]
 	userRoots []*x509.Certificate

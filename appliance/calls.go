@@ -34,6 +34,9 @@ func (a *appliance) setupCalls() error {
 	o.Began, o.Ended = a.records.Began, a.records.Ended
 	st := a.sip.State()
 	a.features = feature.Install(&o, feature.Options{Doc: a.doc(), Store: a.store, Lamp: st.SetSlot, Free: a.free, MayWatch: a.mayWatch, Log: a.log})
+	if err := a.setupMailboxes(&o); err != nil {
+		return err
+	}
 	var err error
 	if a.calls, err = call.New(o); err != nil {
 		return err

@@ -19,7 +19,7 @@ func (c *checker) unserved() {
 	for _, s := range []struct {
 		name string
 		num  Digits
-	}{{"voicemail", d.Services.Voicemail}, {"echo_test", d.Services.EchoTest}, {"time", d.Services.Time}, {"directory", d.Services.Directory}} {
+	}{{"time", d.Services.Time}, {"directory", d.Services.Directory}} {
 		if s.num != "" {
 			c.note("services."+s.name, "it can stay; it takes effect with a later release", "services.%s: checked, but this release answers no call to %s", s.name, s.num)
 		}
@@ -35,7 +35,7 @@ func (c *checker) unservedRules() {
 	var order []string
 	for _, d := range c.destinationList() {
 		switch kind, _ := d.dest.Split(); kind {
-		case "voicemail", "room", "external":
+		case "room", "external":
 			if count[kind]++; count[kind] == 1 {
 				first[kind] = d.path
 				order = append(order, kind)

@@ -19,6 +19,12 @@ type Solo struct {
 	dialled string
 	// Left is called when the party has hung up by itself.
 	Left func()
+
+	// Of a party that the server talks with (attend.go).
+	attended   time.Time
+	ways       []plan.Diversion
+	playing    int // counts what was played
+	stopDigits func()
 }
 
 // Split takes the party that l talks with out of the call and lets it wait alone, with music. l stays, without anybody.
@@ -185,6 +191,7 @@ func (s *Solo) down(*Leg)                 {}
 func (s *Solo) ended(l *Leg) {
 	if s.leg == l {
 		s.leg = nil
+		s.quiet()
 		if s.Left != nil {
 			s.Left()
 		}
@@ -198,5 +205,9 @@ func (s *Solo) stop() {
 }
 
 func (s *Solo) info() Info {
-	return Info{ID: s.id, State: s.state, Dialled: s.dialled, Started: s.started, Answered: s.started, Legs: s.list()}
+	answered := s.attended
+	if answered.IsZero() {
+		answered = s.started
+	}
+	return Info{ID: s.id, State: s.state, Dialled: s.dialled, Started: s.started, Answered: answered, Ways: s.ways, Legs: s.list()}
 }
