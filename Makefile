@@ -44,12 +44,12 @@ deps:
 	@.ci/deps
 
 test-unit:
-	$(GO) test -race -short -timeout 8m $$($(GO) list ./... | grep -v /e2e)
+	$(GO) test -race -short -timeout 12m $$($(GO) list ./... | grep -v /e2e)
 
 test-e2e: build
 	@mkdir -p build
-	$(GO) test -timeout 5m ./appliance/trustadmin
-	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_FEATURES=$(RECORD) $(GO) test -count=1 -timeout 10m ./cmd/ringfence/e2e/...
+	$(GO) test -timeout 10m ./appliance/trustadmin
+	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_FEATURES=$(RECORD) $(GO) test -count=1 -timeout 20m ./cmd/ringfence/e2e/...
 
 # The bootable image. Its Debian packages are fetched once, into the cache of the user. Without KEYS it is signed with keys for tests.
 KEYS     ?= build/image-keys

@@ -37,7 +37,7 @@ func TestFirstStartMakesEverythingInOneGroup(t *testing.T) {
 	if fi, err := os.Stat(o.KeyFile); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("key file: %v, mode %v; want 0600", err, fi.Mode())
 	}
-	kinds := map[Role]capf.KeyKind{RoleTFTPEC: capf.P256}
+	kinds := map[Role]capf.KeyKind{RoleTFTPEC: capf.P256, RolePeering: capf.P256}
 	serials := map[string]bool{}
 	for _, r := range Roles() {
 		id, err := a.Identity(r)
@@ -203,8 +203,8 @@ func TestPrivateKeysAreSealed(t *testing.T) {
 		}
 		n++
 	}
-	if n != 11 {
-		t.Errorf("looked at %d keys, want 11", n)
+	if n != 12 {
+		t.Errorf("looked at %d keys, want 12", n)
 	}
 	// A sealed key does not open under another name.
 	ccm, _ := f.current(RoleCCM)

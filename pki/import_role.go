@@ -18,7 +18,7 @@ import (
 var ErrImport = errors.New("not imported")
 
 // ecRoles are the roles whose certificate may have an EC key; phones know RSA in all others.
-var ecRoles = []Role{RoleTFTPEC, RoleAdmin, RoleVPN, RoleCAPF}
+var ecRoles = []Role{RoleTFTPEC, RoleAdmin, RolePeering, RoleVPN, RoleCAPF}
 
 // Import takes a key and certificate from elsewhere into a role, by a rotation: phones are told of it before it is used, as of
 // any new one. Roots, when there are any, are where its chain has to end. An imported certificate is replaced by one of

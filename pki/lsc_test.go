@@ -300,23 +300,23 @@ func TestListHasEverything(t *testing.T) {
 	f.install(t, phone, ecKey(t))
 	f.install(t, "SEP0011223344EE", ecKey(t))
 	got := f.List()
-	if len(got) != 11+2 {
-		t.Fatalf("%d records, want 13", len(got))
+	if len(got) != 12+2 {
+		t.Fatalf("%d records, want 14", len(got))
 	}
 	var roles []string
-	for _, r := range got[:11] {
+	for _, r := range got[:12] {
 		if r.Device != "" || r.State != Current || r.NotAfter.IsZero() || len(r.Fingerprint) != 64 {
 			t.Errorf("record %+v", r)
 		}
 		roles = append(roles, string(r.Role))
 	}
 	slices.Sort(roles)
-	want := []string{"ADMIN", "APP-SERVER", "CAPF", "CCM", "ROOT", "SAST", "SAST-RECOVERY", "TFTP", "TFTP-EC", "TVS", "VPN"}
+	want := []string{"ADMIN", "APP-SERVER", "CAPF", "CCM", "PEERING", "ROOT", "SAST", "SAST-RECOVERY", "TFTP", "TFTP-EC", "TVS", "VPN"}
 	if !slices.Equal(roles, want) {
 		t.Errorf("roles %v, want %v", roles, want)
 	}
 	for i, want := range []string{phone, "SEP0011223344EE"} {
-		if r := got[11+i]; r.Device != want || r.State != Current || r.Key != "p256" || r.Role != "" {
+		if r := got[12+i]; r.Device != want || r.State != Current || r.Key != "p256" || r.Role != "" {
 			t.Errorf("record %+v, want one of %s", r, want)
 		}
 	}

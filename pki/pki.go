@@ -12,7 +12,7 @@
 //
 //	root            RSA 4096, CA, pathlen 1; signs issuing CAs only; its key may leave the appliance
 //	└ issuing CA    RSA 2048, CA, pathlen 0; is at the same time the CAPF server's certificate (capf.md §1)
-//	  ├ SAST, SAST-RECOVERY, CCM, TFTP, TFTP-EC, TVS, APP-SERVER, VPN, ADMIN
+//	  ├ SAST, SAST-RECOVERY, CCM, TFTP, TFTP-EC, TVS, APP-SERVER, VPN, ADMIN, PEERING
 //	  └ LSCs of phones
 //
 // RSA with SHA-256 throughout, but for TFTP-EC: phones compare role certificates byte for byte, yet older firmware cannot
@@ -51,6 +51,7 @@ const (
 	RoleAppServer    Role = "APP-SERVER"    // XML services over HTTPS
 	RoleVPN          Role = "VPN"           // VPN gateway
 	RoleAdmin        Role = "ADMIN"         // pages and API
+	RolePeering      Role = "PEERING"       // the link between two appliances; both sides show it
 	RoleIssuer       Role = "ISSUER"        // in records only: another appliance's issuing CA, signed by our root
 	RoleACME         Role = "ACME"          // in records only: certificates for machines that fetch them by ACME
 	RoleSCEP         Role = "SCEP"          // in records only: certificates for devices that enrol by SCEP
@@ -59,7 +60,7 @@ const (
 
 // Roles lists the roles that have an Identity, in the order in which people look for them.
 func Roles() []Role {
-	return []Role{RoleSAST, RoleSASTRecovery, RoleCCM, RoleTFTP, RoleTFTPEC, RoleCAPF, RoleTVS, RoleAppServer, RoleVPN, RoleAdmin}
+	return []Role{RoleSAST, RoleSASTRecovery, RoleCCM, RoleTFTP, RoleTFTPEC, RoleCAPF, RoleTVS, RoleAppServer, RoleVPN, RoleAdmin, RolePeering}
 }
 
 // State is the durable, replicated state of the appliance. Keys are per field and start with "pki/".

@@ -54,6 +54,7 @@ var profiles = map[Role]profile{
 	RoleAppServer:    {key: capf.RSA2048, life: 5 * year, usage: serves, names: true},
 	RoleVPN:          {key: capf.RSA2048, life: 2 * year, usage: serves, names: true, hosts: true},
 	RoleAdmin:        {key: capf.RSA2048, life: 2 * year, usage: serves, names: true},
+	RolePeering:      {key: capf.P256, life: 2 * year, usage: signs, names: true},
 }
 
 // complete makes what is missing: everything on the first start. Either all of it is recorded, or nothing.

@@ -289,6 +289,8 @@ func (a *Authority) plan(r Role, s saved, fetched Fetched) Plan {
 		where = "device files"
 	case RoleAdmin:
 		where = "TVS"
+	case RolePeering:
+		where = "what the other appliance knows"
 	}
 	switch r {
 	case RoleSAST:

@@ -40,7 +40,7 @@ func Verbs() []admin.Verb {
 		{Name: "cert import", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "bring a key and certificate of your own for a role", Prepare: c.prepare(askMaybe, true), Print: printer(printImported),
 			Help: "FILE is PEM (certificate, key and the CAs above it, in any order) or PKCS #12. Phones are told of it before it is used, as by cert rotate.\n" +
 				"For role CAPF it is an issuing CA with its chain.",
-			Flags: []admin.Flag{{Name: "role", Usage: "SAST-RECOVERY, CCM, TFTP, TFTP-EC, CAPF, TVS, APP-SERVER, VPN or ADMIN"}, root, phrase}},
+			Flags: []admin.Flag{{Name: "role", Usage: "SAST-RECOVERY, CCM, TFTP, TFTP-EC, CAPF, TVS, APP-SERVER, VPN, ADMIN or PEERING"}, root, phrase}},
 		{Name: "cert export", Args: "ROLE", Min: 1, Max: 1, Short: "the certificate of a role and the CAs above it, PEM; ROLE root is the root", Print: c.toFile, Flags: []admin.Flag{out}, Prepare: c.keepOut},
 		{Name: "cert clock", Change: true, Short: "whether the clock can be right: nothing is issued while it cannot", Print: printer(printClock),
 			Help:  "The appliance remembers the time. When the clock is set back, or years ahead, phones are judged by the time that was last believed.",

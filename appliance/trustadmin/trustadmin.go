@@ -111,7 +111,7 @@ func (k *Keeper) Use(f *provision.Files) { k.files = f }
 // Phones is pki.Options.Phones: which phones a rotation waits for.
 func Phones(doc func() *config.Document) func(pki.Role) []string {
 	return func(r pki.Role) []string {
-		if r == pki.RoleAdmin {
+		if r == pki.RoleAdmin || r == pki.RolePeering {
 			return nil
 		}
 		d := doc()

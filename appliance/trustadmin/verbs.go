@@ -30,7 +30,7 @@ func Verbs() []admin.Verb {
 	verbs := []admin.Verb{
 		{Name: "cert rotate", Change: true, Short: "give a role a new key and certificate without any phone losing its trust", Print: printer(printPlans),
 			Help: "Without --role: the rotations under way. With --plan nothing changes: shown is what would be done, or how far it has come, and for which phones it waits.\n" +
-				"Roles: SAST, SAST-RECOVERY, CCM, TFTP, TFTP-EC, CAPF, TVS, APP-SERVER, VPN, ADMIN.",
+				"Roles: SAST, SAST-RECOVERY, CCM, TFTP, TFTP-EC, CAPF, TVS, APP-SERVER, VPN, ADMIN, PEERING.",
 			Flags: []admin.Flag{{Name: "role", Usage: "the role"}, {Name: "plan", Usage: "show, do nothing", Bool: true},
 				{Name: "force", Usage: "do not wait for the phones that the present stage waits for; the value is the reason, which is kept"}}},
 		{Name: "cert revoke", Args: "SERIAL|DEVICE", Min: 1, Max: 1, Change: true, Short: "revoke a certificate, or all of a phone's", Print: printer(printRevoked),
