@@ -37,7 +37,6 @@ test: deps
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory test-unit
 	$(MAKE) --no-print-directory test-e2e
-	$(MAKE) --no-print-directory test-gate
 	$(MAKE) --no-print-directory features
 
 deps:
@@ -70,9 +69,11 @@ boot: image
 
 # What every change of the image has to pass, and every fault there is a test for.
 test-gate: build
+	@.ci/deps image
 	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_IMAGE=gate $(GO) test -count=1 -timeout 40m -run TestGate ./image/boottest
 
 test-image: build
+	@.ci/deps image
 	RINGFENCE_BIN=$(CURDIR)/bin RINGFENCE_IMAGE=full $(GO) test -count=1 -v -timeout 240m ./image/boottest
 
 lint:
