@@ -286,6 +286,11 @@ func (s *TFTPServer) exchange(ctx context.Context, conn *net.UDPConn, r *running
 		if err := conn.SetReadDeadline(due); err != nil {
 			return false
 		}
+		// A repeated request sets again and then the deadline. One that came before the line above has lost its deadline there, so
+		// it is looked for here; one that comes later interrupts the read.
+		if r.again.Swap(false) {
+			send(t.nudge())
+		}
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if r.again.Swap(false) {
 			send(t.nudge())
