@@ -74,7 +74,7 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 func TestVoicemail(t *testing.T) {
-	feature.Proves(t, "DP-02", "DP-06", "CFS-7", "CFS-12", "VML-3")
+	feature.Proves(t, "DP-02", "DP-06", "CFS-7", "VML-3")
 	d := newDaemon(t, mailboxes)
 	ada, ben := d.newPhone("SEP001122AA0001", "8851", 1), d.newPhone("SEP001122AA0002", "8841", 2)
 	for _, p := range []*phone.Phone{ada, ben} {
