@@ -1,7 +1,6 @@
 package appliance
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,11 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/term"
 
 	"ringfence/appliance/admin"
 	"ringfence/appliance/backup"
@@ -27,49 +23,18 @@ func backupVerb() admin.Verb {
 	return admin.Verb{Name: "backup", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "write everything that this appliance is into one encrypted file", Print: printBackup,
 		Help: "Keys, certificates, configuration, and what users set, as of one moment. The file can be opened with its passphrase alone, so that both\n" +
 			"belong out of the house, apart from each other. ringfence restore makes an appliance of it again.",
-		Flags: []admin.Flag{{Name: "passphrase-file", Usage: "file whose first line is the passphrase, at least 10 characters; asked for at a terminal otherwise"}},
+		Flags: []admin.Flag{{Name: "passphrase-file", Usage: "file whose first line is the passphrase, at least 10 characters; else $" + admin.PassphraseEnv + ", else it is asked for"}},
 		Prepare: func(req *admin.Request) (err error) {
 			if req.Args[0], err = filepath.Abs(req.Args[0]); err != nil {
 				return err
 			}
-			p, err := Passphrase(req.Flags["passphrase-file"], true)
+			p, err := admin.Passphrase(req.Flags["passphrase-file"], admin.AskTwice)
 			if err != nil {
 				return err
 			}
 			req.Flags = map[string]string{"passphrase-file": p}
 			return nil
 		}}
-}
-
-// Passphrase reads the first line of file, or asks at the terminal when file is empty: twice, to make a new one.
-func Passphrase(file string, anew bool) (string, error) {
-	if file != "" {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return "", err
-		}
-		line, _, _ := bytes.Cut(b, []byte("\n"))
-		return strings.TrimRight(string(line), "\r"), nil
-	}
-	in := int(os.Stdin.Fd())
-	if !term.IsTerminal(in) {
-		return "", errors.New("--passphrase-file is missing, and there is no terminal to ask at")
-	}
-	ask := func(what string) (string, error) {
-		fmt.Fprint(os.Stderr, what)
-		b, err := term.ReadPassword(in)
-		fmt.Fprintln(os.Stderr)
-		return string(b), err
-	}
-	p, err := ask("Passphrase: ")
-	if err != nil || !anew {
-		return p, err
-	}
-	again, err := ask("Once more: ")
-	if err == nil && again != p {
-		err = errors.New("the two are not the same")
-	}
-	return p, err
 }
 
 // BackupInfo is the answer to backup.

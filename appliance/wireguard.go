@@ -233,12 +233,9 @@ func (a *appliance) wireguardAdd(ctx context.Context, g *vpn.Gateway, name, user
 	}
 	policy, _ := a.doc().Policy(u.VPN)
 	answer.Config = wireguardConfig(a.doc(), policy, answer, key, psk)
-	code, err := qr.Encode(answer.Config, qr.L)
-	if err != nil {
-		return nil, fmt.Errorf("QR code: %w", err)
-	}
-	answer.QR = blocks(code)
-	return answer, nil
+	drawn, err := admin.QR(answer.Config, qr.L)
+	answer.QR = drawn
+	return answer, err
 }
 
 // wireguardConfig is what a device's program reads.
@@ -276,29 +273,6 @@ func wireguardConfig(doc *config.Document, p *config.VPNPolicy, w WireGuardAnswe
 	}
 	endpoint := net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(int(doc.Node.Listen.WireGuard.Port())))
 	fmt.Fprintf(&b, "\n[Peer]\nPublicKey = %s\nPresharedKey = %s\nEndpoint = %s\nAllowedIPs = %s\nPersistentKeepalive = 25\n", w.PublicKey, psk, endpoint, strings.Join(routes, ", "))
-	return b.String()
-}
-
-// blocks draws a QR code with two modules in each character, dark on light, with its quiet zone.
-func blocks(c *qr.Code) string {
-	const quiet = 2
-	light := func(x, y int) bool { return !c.Black(x, y) } // outside is light
-	var b strings.Builder
-	for y := -quiet; y < c.Size+quiet; y += 2 {
-		for x := -quiet; x < c.Size+quiet; x++ {
-			switch up, down := light(x, y), light(x, y+1) || y+1 >= c.Size+quiet; {
-			case up && down:
-				b.WriteString("█")
-			case up:
-				b.WriteString("▀")
-			case down:
-				b.WriteString("▄")
-			default:
-				b.WriteString(" ")
-			}
-		}
-		b.WriteString("\n")
-	}
 	return b.String()
 }
 

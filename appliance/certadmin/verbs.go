@@ -7,7 +7,6 @@ package certadmin
 import (
 	"context"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -18,26 +17,19 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/term"
-
 	"ringfence/appliance/admin"
 	"ringfence/pki"
 )
 
-// passphraseEnv is where scripts may put a passphrase that no file holds.
-const passphraseEnv = "RINGFENCE_PASSPHRASE"
-
-// maxFile is more than keys and certificates have.
-const maxFile = 256 << 10
-
 // Verbs are the commands of this package; Handlers answer them.
 func Verbs() []admin.Verb {
-	phrase := admin.Flag{Name: "passphrase-file", Usage: "file whose first line is the passphrase; else $" + passphraseEnv + ", else it is asked for"}
+	phrase := admin.Flag{Name: "passphrase-file", Usage: "file whose first line is the passphrase; else $" + admin.PassphraseEnv + ", else it is asked for"}
 	root := admin.Flag{Name: "root", Usage: "PEM file of the CA where the chain has to end"}
 	out := admin.Flag{Name: "out", Usage: "file to write, which must not exist; else it is printed"}
 	c := &client{}
+	once, twice, maybe := new(admin.Ask), new(admin.AskTwice), new(admin.AskMaybe)
 	return []admin.Verb{
-		{Name: "cert import", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "bring a key and certificate of your own for a role", Prepare: c.prepare(askMaybe, true), Print: printer(printImported),
+		{Name: "cert import", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "bring a key and certificate of your own for a role", Prepare: c.prepare(maybe, true), Print: printer(printImported),
 			Help: "FILE is PEM (certificate, key and the CAs above it, in any order) or PKCS #12. Phones are told of it before it is used, as by cert rotate.\n" +
 				"For role CAPF it is an issuing CA with its chain.",
 			Flags: []admin.Flag{{Name: "role", Usage: "SAST-RECOVERY, CCM, TFTP, TFTP-EC, CAPF, TVS, APP-SERVER, VPN, ADMIN or PEERING"}, root, phrase}},
@@ -46,15 +38,15 @@ func Verbs() []admin.Verb {
 			Help:  "The appliance remembers the time. When the clock is set back, or years ahead, phones are judged by the time that was last believed.",
 			Flags: []admin.Flag{{Name: "accept", Usage: "it is right now", Bool: true}}},
 		{Name: "cert root", Short: "where the root's key lies", Print: printer(printRoot)},
-		{Name: "cert root protect", Change: true, Short: "lock the root's key with a passphrase", Prepare: c.prepare(askTwice, false), Print: printer(printRoot), Flags: []admin.Flag{phrase}},
-		{Name: "cert root unprotect", Change: true, Short: "take the passphrase off the root's key, so that the issuing CA renews by itself", Prepare: c.prepare(ask, false), Print: printer(printRoot), Flags: []admin.Flag{phrase}},
-		{Name: "cert root export", Change: true, Short: "the root and its key, encrypted with the passphrase, for the safe", Prepare: c.prepare(ask, false), Print: c.toFile, Flags: []admin.Flag{out, phrase}},
+		{Name: "cert root protect", Change: true, Short: "lock the root's key with a passphrase", Prepare: c.prepare(twice, false), Print: printer(printRoot), Flags: []admin.Flag{phrase}},
+		{Name: "cert root unprotect", Change: true, Short: "take the passphrase off the root's key, so that the issuing CA renews by itself", Prepare: c.prepare(once, false), Print: printer(printRoot), Flags: []admin.Flag{phrase}},
+		{Name: "cert root export", Change: true, Short: "the root and its key, encrypted with the passphrase, for the safe", Prepare: c.prepare(once, false), Print: c.toFile, Flags: []admin.Flag{out, phrase}},
 		{Name: "cert root remove", Change: true, Short: "take the root's key off this appliance, once it was exported", Print: printer(printRoot)},
-		{Name: "cert root restore", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "put the exported root's key back, locked with its passphrase", Prepare: c.prepare(ask, true), Print: printer(printRoot), Flags: []admin.Flag{phrase}},
-		{Name: "cert issuer renew", Change: true, Short: "a new issuing CA while the root's key is locked", Prepare: c.prepare(ask, false), Print: printer(printImported), Flags: []admin.Flag{phrase},
+		{Name: "cert root restore", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "put the exported root's key back, locked with its passphrase", Prepare: c.prepare(once, true), Print: printer(printRoot), Flags: []admin.Flag{phrase}},
+		{Name: "cert issuer renew", Change: true, Short: "a new issuing CA while the root's key is locked", Prepare: c.prepare(once, false), Print: printer(printImported), Flags: []admin.Flag{phrase},
 			Help: "cert rotate --role CAPF, with the passphrase that it then needs."},
 		{Name: "cert issuer request", Change: true, Short: "make the request of an issuing CA for the root of another appliance to sign", Print: c.toFile, Flags: []admin.Flag{out}, Prepare: c.keepOut},
-		{Name: "cert issuer sign", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "sign another appliance's request with the root", Prepare: c.prepare(askMaybe, true), Print: c.toFile, Flags: []admin.Flag{out, phrase}},
+		{Name: "cert issuer sign", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "sign another appliance's request with the root", Prepare: c.prepare(maybe, true), Print: c.toFile, Flags: []admin.Flag{out, phrase}},
 		{Name: "cert issuer install", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "take the signed request back and make it the issuing CA", Prepare: c.prepare(nil, true), Print: printer(printImported), Flags: []admin.Flag{root}},
 	}
 }
@@ -65,20 +57,18 @@ type client struct {
 }
 
 // prepare reads, at the client, the files that a verb names and its passphrase.
-func (c *client) prepare(passphrase func() (string, error), file bool) func(*admin.Request) error {
+func (c *client) prepare(passphrase *admin.Asking, file bool) func(*admin.Request) error {
 	return func(r *admin.Request) error {
 		if err := c.keepOut(r); err != nil {
 			return err
 		}
 		if file {
-			b, err := readFile(r.Args[0])
-			if err != nil {
+			if err := admin.Carry(&r.Args[0]); err != nil {
 				return err
 			}
-			r.Args[0] = base64.StdEncoding.EncodeToString(b)
 		}
 		if name := r.Flags["root"]; name != "" {
-			b, err := readFile(name)
+			b, err := admin.ReadFile(name)
 			if err != nil {
 				return err
 			}
@@ -87,7 +77,7 @@ func (c *client) prepare(passphrase func() (string, error), file bool) func(*adm
 		if passphrase == nil {
 			return nil
 		}
-		secret, err := secretOf(r.Flags["passphrase-file"], passphrase)
+		secret, err := admin.Passphrase(r.Flags["passphrase-file"], *passphrase)
 		if err != nil {
 			return err
 		}
@@ -109,69 +99,6 @@ func (c *client) keepOut(r *admin.Request) error {
 		return fmt.Errorf("%s exists already", c.out)
 	}
 	return nil
-}
-
-func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
-	}
-	return b, err
-}
-
-// secretOf finds a passphrase: in the file, in the environment, or by asking.
-func secretOf(file string, ask func() (string, error)) (string, error) {
-	if file != "" {
-		b, err := readFile(file)
-		if err != nil {
-			return "", err
-		}
-		line, _, _ := strings.Cut(string(b), "\n")
-		return strings.TrimRight(line, "\r"), nil
-	}
-	if s := os.Getenv(passphraseEnv); s != "" {
-		return s, nil
-	}
-	return ask()
-}
-
-func ask() (string, error) {
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		return "", errors.New("a passphrase is wanted: give --passphrase-file, or set " + passphraseEnv)
-	}
-	return prompt("Passphrase: ")
-}
-
-func askTwice() (string, error) {
-	first, err := ask()
-	if err != nil {
-		return "", err
-	}
-	second, err := prompt("The same again: ")
-	if err == nil && first != second {
-		err = errors.New("the two passphrases differ")
-	}
-	return first, err
-}
-
-// askMaybe asks people, and leaves scripts without.
-func askMaybe() (string, error) {
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		return "", nil
-	}
-	return prompt("Passphrase (empty if there is none): ")
-}
-
-func prompt(text string) (string, error) {
-	fmt.Fprint(os.Stderr, text)
-	b, err := term.ReadPassword(int(os.Stdin.Fd()))
-	fmt.Fprintln(os.Stderr)
-	return string(b), err
 }
 
 // Keeper answers the verbs.
@@ -216,16 +143,8 @@ func refused(err error) error {
 	return admin.Refuse("%s", strings.TrimPrefix(err.Error(), "pki: "))
 }
 
-func content(r admin.Request) ([]byte, error) {
-	b, err := base64.StdEncoding.DecodeString(r.Args[0])
-	if err != nil {
-		return nil, admin.Usage("the content of the file is not base64")
-	}
-	return b, nil
-}
-
 func bundle(r admin.Request) (*pki.Bundle, []*x509.Certificate, error) {
-	b, err := content(r)
+	b, err := admin.Carried(r.Args[0])
 	if err != nil {
 		return nil, nil, err
 	}
@@ -356,7 +275,7 @@ func (k *Keeper) unprotect(ctx context.Context, r admin.Request) error {
 }
 
 func (k *Keeper) restore(ctx context.Context, r admin.Request) error {
-	b, err := content(r)
+	b, err := admin.Carried(r.Args[0])
 	if err != nil {
 		return err
 	}
@@ -381,7 +300,7 @@ func (k *Keeper) request(ctx context.Context, _ admin.Request) (any, error) {
 }
 
 func (k *Keeper) sign(ctx context.Context, r admin.Request) (any, error) {
-	b, err := content(r)
+	b, err := admin.Carried(r.Args[0])
 	if err != nil {
 		return nil, err
 	}

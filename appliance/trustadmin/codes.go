@@ -95,39 +95,11 @@ func printCodeText(w io.Writer, codes []CodeInfo, withQR bool) {
 	t.Flush()
 	if withQR {
 		for _, c := range codes {
-			fmt.Fprintf(w, "\n%s  code %s\n", c.Device, c.Code)
-			terminalQR(w, c.text())
+			drawn, _ := admin.QR(c.text(), qr.M) // no name and no code is too long
+			fmt.Fprintf(w, "\n%s  code %s\n%s", c.Device, c.Code, drawn)
 		}
 	}
 	fmt.Fprintln(w, "\nat the phone: Settings, (Admin Settings), Security, LSC, Update, then the code")
-}
-
-// terminalQR draws a QR code with two modules to a character, its light modules in the colour of the text, as is right for
-// light text on a dark ground. Scanners read it the other way round too.
-func terminalQR(w io.Writer, text string) {
-	code, err := qr.Encode(text, qr.M)
-	if err != nil {
-		return // too long, which no name and no code is
-	}
-	const quiet = 2
-	light := func(x, y int) bool { return x < 0 || y < 0 || x >= code.Size || y >= code.Size || !code.Black(x, y) }
-	for y := -quiet; y < code.Size+quiet; y += 2 {
-		var b strings.Builder
-		for x := -quiet; x < code.Size+quiet; x++ {
-			upper, lower := light(x, y), light(x, y+1) && y+1 < code.Size+quiet
-			switch {
-			case upper && lower:
-				b.WriteRune('█')
-			case upper:
-				b.WriteRune('▀')
-			case lower:
-				b.WriteRune('▄')
-			default:
-				b.WriteByte(' ')
-			}
-		}
-		fmt.Fprintln(w, b.String())
-	}
 }
 
 // printCodePage writes a page with a card for each phone, for printing and cutting.

@@ -1,14 +1,12 @@
 package trustadmin
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 
-	"rsc.io/qr"
 
 	"ringfence/cmd/sepsim/phone"
 	"ringfence/config"
@@ -159,27 +157,5 @@ func TestEnrollByCode(t *testing.T) {
 	}
 	if _, out, _ := run("cert", "codes", hall); !strings.Contains(out, "▄") || !strings.Contains(out, c.Codes[0].Code) {
 		t.Errorf("one code: %s", out)
-	}
-}
-
-// What is drawn on the terminal is the QR code, module for module.
-func TestTerminalQR(t *testing.T) {
-	const text = desk + " 12345678"
-	want, err := qr.Encode(text, qr.M)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	terminalQR(&b, text)
-	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
-	for y := range want.Size {
-		row := []rune(lines[(y+2)/2])
-		for x := range want.Size {
-			r := row[x+2]
-			black := r == ' ' || (y+2)%2 == 0 && r == '▄' || (y+2)%2 == 1 && r == '▀'
-			if black != want.Black(x, y) {
-				t.Fatalf("module %d, %d is drawn as %q", x, y, r)
-			}
-		}
 	}
 }

@@ -32,8 +32,8 @@ func (k *Keeper) recover(_ context.Context, r admin.Request) (any, error) {
 		return nil, err
 	}
 	answer := RecoverInfo{Device: p.Device, Model: p.Model, Known: k.known(p.Device)}
-	if path := r.Flags["list"]; path != "" {
-		b, err := readFile(path, maxList)
+	if list := r.Flags["list"]; list != "" {
+		b, err := admin.Carried(list)
 		if err != nil {
 			return nil, err
 		}
@@ -42,7 +42,7 @@ func (k *Keeper) recover(_ context.Context, r admin.Request) (any, error) {
 			err = l.Verify(l.Filename)
 		}
 		if err != nil {
-			return nil, admin.Refuse("%s is no trust list that a phone holds: %v", path, err)
+			return nil, admin.Refuse("that is no trust list that a phone holds: %v", err)
 		}
 		err = k.recoverFrom(&answer, l)
 		return answer, err

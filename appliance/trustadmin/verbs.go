@@ -26,7 +26,13 @@ import (
 
 // Verbs are the commands of this package; Handlers answer them.
 func Verbs() []admin.Verb {
-	passphrase := admin.Flag{Name: "passphrase-file", Usage: "file whose first line is the passphrase, at least 10 characters"}
+	passphrase := admin.Flag{Name: "passphrase-file", Usage: "file whose first line is the passphrase, at least 10 characters; else $" + admin.PassphraseEnv + ", else it is asked for"}
+	// What the administrator names is read where the verb is typed.
+	phrase := func(r *admin.Request, how admin.Asking) (err error) {
+		r.Flags["passphrase-file"], err = admin.Passphrase(r.Flags["passphrase-file"], how)
+		return err
+	}
+	carryFile := func(r *admin.Request) error { return admin.Carry(&r.Args[0]) }
 	verbs := []admin.Verb{
 		{Name: "cert rotate", Change: true, Short: "give a role a new key and certificate without any phone losing its trust", Print: printer(printPlans),
 			Help: "Without --role: the rotations under way. With --plan nothing changes: shown is what would be done, or how far it has come, and for which phones it waits.\n" +
@@ -36,17 +42,33 @@ func Verbs() []admin.Verb {
 		{Name: "cert revoke", Args: "SERIAL|DEVICE", Min: 1, Max: 1, Change: true, Short: "revoke a certificate, or all of a phone's", Print: printer(printRevoked),
 			Flags: []admin.Flag{{Name: "reason", Usage: "key compromise, superseded, cessation of operation, or any text"}}},
 		{Name: "trust show", Args: "[DEVICE]", Max: 1, Short: "the trust list that phones get, and who has fetched it", Print: printer(printTrust)},
-		{Name: "trust verify", Args: "FILE", Min: 1, Max: 1, Short: "check a trust list file as a phone does", Print: printer(printVerified)},
+		{Name: "trust verify", Args: "FILE", Min: 1, Max: 1, Short: "check a trust list file as a phone does", Prepare: carryFile, Print: printer(printVerified)},
 		{Name: "trust recover", Args: "DEVICE", Min: 1, Max: 1, Change: true, Short: "what to do, in order, with a phone that holds another system's trust list", Print: printer(printRecover),
 			Help: "With --list, a copy of the list that the phone holds, it says exactly what helps. Where pki.trusted has the private key of that system's signer,\n" +
 				"the phone's next list is signed by it, so that a restart of the phone is all that is to be done.",
+			Prepare: func(r *admin.Request) error {
+				list, ok := r.Flags["list"]
+				if !ok {
+					return nil
+				}
+				err := admin.Carry(&list)
+				r.Flags["list"] = list
+				return err
+			},
 			Flags: []admin.Flag{{Name: "list", Usage: "copy of the list that the phone holds"}}},
 		{Name: "trust release", Args: "[DEVICE]", Max: 1, Change: true, Short: "give a phone away: let it believe the next system that it meets", Print: printer(printReleased),
 			Help:  "Its next list names no service. From then on it does not work here.",
 			Flags: []admin.Flag{{Name: "all", Usage: "every phone", Bool: true}, {Name: "undo", Usage: "take it back", Bool: true}, {Name: "reason", Usage: "why; kept with the phone"}}},
 		{Name: "trust export", Args: "DIR", Min: 1, Max: 1, Change: true, Short: "write trust list, CA certificates, and the recovery key encrypted, into a new folder",
+			Prepare: func(r *admin.Request) (err error) {
+				if r.Args[0], err = filepath.Abs(r.Args[0]); err != nil {
+					return err
+				}
+				return phrase(r, admin.AskTwice)
+			},
 			Print: printer(printExported), Flags: []admin.Flag{passphrase, {Name: "root", Usage: "the root's key too", Bool: true}}},
-		{Name: "trust restore", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "take over the phones of a lost appliance by its exported recovery key", Print: printer(printRestored),
+		{Name: "trust restore", Args: "FILE", Min: 1, Max: 1, Change: true, Short: "take over the phones of a lost appliance by its exported recovery key",
+			Prepare: func(r *admin.Request) error { return errors.Join(carryFile(r), phrase(r, admin.Ask)) }, Print: printer(printRestored),
 			Help:  "With --root, FILE is the exported key of this appliance's root, which is wanted for a new issuing CA.",
 			Flags: []admin.Flag{passphrase, {Name: "reason", Usage: "why; kept with the list"}, {Name: "root", Usage: "FILE is the root's key", Bool: true}}},
 		{Name: "trust force", Change: true, Short: "publish a trust list that phones will refuse until their list is deleted by hand", Print: printer(printForced),
@@ -314,11 +336,8 @@ type VerifiedInfo struct {
 	Advice    string   `json:"advice,omitempty"`
 }
 
-// maxList is more than any list has.
-const maxList = 1 << 20
-
 func (k *Keeper) verify(_ context.Context, r admin.Request) (any, error) {
-	b, err := readFile(r.Args[0], maxList)
+	b, err := admin.Carried(r.Args[0])
 	if err != nil {
 		return nil, err
 	}
@@ -366,43 +385,6 @@ func (k *Keeper) leadsBack(l *tlv.List) bool {
 	})
 }
 
-// readFile reads a file that an administrator named. The daemon reads it, with its rights.
-func readFile(path string, most int64) ([]byte, error) {
-	if !filepath.IsAbs(path) {
-		return nil, admin.Usage("%s: give the whole path, since the daemon works in another folder", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, admin.Refuse("%v", err)
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, admin.Refuse("%s is no regular file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return nil, admin.Refuse("%v", err)
-	}
-	if int64(len(b)) > most {
-		return nil, admin.Refuse("%s is larger than %d bytes", path, most)
-	}
-	return b, nil
-}
-
-// passphrase reads the first line of the file that --passphrase-file names.
-func passphrase(r admin.Request) (string, error) {
-	path := r.Flags["passphrase-file"]
-	if path == "" {
-		return "", admin.Usage("--passphrase-file is missing: a file whose first line is the passphrase")
-	}
-	b, err := readFile(path, 4096)
-	if err != nil {
-		return "", err
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	return strings.TrimRight(line, "\r"), nil
-}
-
 // ExportedInfo is the answer to trust export.
 type ExportedInfo struct {
 	Dir   string   `json:"dir"`
@@ -414,10 +396,7 @@ func (k *Keeper) export(ctx context.Context, r admin.Request) (any, error) {
 	if !filepath.IsAbs(dir) {
 		return nil, admin.Usage("%s: give the whole path, since the daemon works in another folder", dir)
 	}
-	secret, err := passphrase(r)
-	if err != nil {
-		return nil, err
-	}
+	secret := r.Flags["passphrase-file"]
 	itl, _, err := k.files.List("")
 	if err != nil {
 		return nil, err
@@ -482,17 +461,13 @@ type RestoredInfo struct {
 }
 
 func (k *Keeper) restore(ctx context.Context, r admin.Request) (any, error) {
-	secret, err := passphrase(r)
-	if err != nil {
-		return nil, err
-	}
-	exported, err := readFile(r.Args[0], 64<<10)
+	exported, err := admin.Carried(r.Args[0])
 	if err != nil {
 		return nil, err
 	}
 	fail := func(err error) (any, error) { return nil, admin.Refuse("%s", strings.TrimPrefix(err.Error(), "pki: ")) }
 	if r.Flags["root"] != "" {
-		if err := k.o.Authority.RestoreRootKey(ctx, exported, secret); err != nil {
+		if err := k.o.Authority.RestoreRootKey(ctx, exported, r.Flags["passphrase-file"]); err != nil {
 			return fail(err)
 		}
 		return RestoredInfo{Role: string(pki.RoleRoot)}, nil
@@ -501,7 +476,7 @@ func (k *Keeper) restore(ctx context.Context, r admin.Request) (any, error) {
 	if reason == "" {
 		return nil, admin.Usage("trust restore: --reason is missing: phones that trust this appliance's own list already will refuse the new one")
 	}
-	if err := k.o.Authority.RestoreSAST(ctx, exported, secret); err != nil {
+	if err := k.o.Authority.RestoreSAST(ctx, exported, r.Flags["passphrase-file"]); err != nil {
 		return fail(err)
 	}
 	if err := k.files.ForceSigner(by(r), reason); err != nil {

@@ -212,8 +212,7 @@ func TestTrustVerbs(t *testing.T) {
 		code   int
 		answer string
 	}{
-		{[]string{"trust", "export", safe}, 2, "--passphrase-file is missing"},
-		{[]string{"trust", "export", "safe", "--passphrase-file", secret}, 2, "whole path"},
+		{[]string{"trust", "export", safe}, 1, "give --passphrase-file"},
 		{[]string{"trust", "export", filepath.Join(dir, "sh"), "--passphrase-file", short}, 1, "at least 10"},
 		{[]string{"trust", "export", safe, "--passphrase-file", secret, "--root"}, 0, "ITLFile.tlv, ca-chain.pem, crl.der, sast-recovery.age, root.age"},
 		{[]string{"trust", "export", safe, "--passphrase-file", secret}, 1, "exists"},

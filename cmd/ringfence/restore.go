@@ -17,7 +17,7 @@ const restoreHelp = `usage: ringfence --state DIR restore FILE [--passphrase-fil
 Makes DIR the state directory of the appliance that wrote the backup: the same keys and certificates, so that its phones go on
 trusting it. No daemon may run on DIR. Nothing is changed before the whole backup was read and opened.
 
-  --passphrase-file FILE   file whose first line is the passphrase; asked for at a terminal otherwise
+  --passphrase-file FILE   file whose first line is the passphrase; else $RINGFENCE_PASSPHRASE, else it is asked for
   --replace                DIR holds an appliance already: put it aside, into a folder of DIR
   --check                  only read the backup to its end and open what it holds
 
@@ -51,7 +51,7 @@ func (p *program) restore(g places, args []string) int {
 	if file == "" {
 		return p.wrong("restore: which backup? ringfence help restore")
 	}
-	secret, err := appliance.Passphrase(*passphrase, false)
+	secret, err := admin.Passphrase(*passphrase, admin.Ask)
 	if err != nil {
 		return p.broken(err)
 	}
@@ -110,7 +110,7 @@ func (p *program) backupOffline(g places, args []string) int {
 	if file == "" {
 		return p.wrong("without a daemon: ringfence --state DIR backup FILE [--config FILE] [--passphrase-file FILE]")
 	}
-	secret, err := appliance.Passphrase(*passphrase, true)
+	secret, err := admin.Passphrase(*passphrase, admin.AskTwice)
 	if err != nil {
 		return p.broken(err)
 	}
