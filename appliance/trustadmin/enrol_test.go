@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-
 	"ringfence/cmd/sepsim/phone"
 	"ringfence/config"
 	"ringfence/pki/capf"
