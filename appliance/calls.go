@@ -26,7 +26,7 @@ func (a *appliance) setupCalls() error {
 	o := call.Options{
 		Log: a.log, Transactions: a.sip.Transactions(), Bindings: a.sip.Registrar(), State: a.sip.State(), Media: a.media,
 		Plan: a.plan.Load, Address: a.doc().Node.Address, SRTP: policy,
-		SessionExpires: a.doc().SIP.SessionExpires.D(), Note: a.recorder.Note,
+		SessionExpires: a.doc().SIP.SessionExpires.D(), Note: a.recorder.Note, DirectPath: a.directPath,
 	}
 	if err := a.setupRecords(); err != nil {
 		return err
@@ -87,7 +87,7 @@ func (a *appliance) callInfos() []admin.CallInfo {
 }
 
 func legInfo(l call.LegInfo) admin.LegInfo {
-	info := admin.LegInfo{Line: l.Line, Device: l.Device, Direction: "out", State: l.State, Codec: l.Codec, Encrypted: l.Secure, Packets: packets(l.Media)}
+	info := admin.LegInfo{Line: l.Line, Device: l.Device, Direction: "out", State: l.State, Codec: l.Codec, Encrypted: l.Secure, Direct: l.Direct, Packets: packets(l.Media)}
 	if l.Incoming {
 		info.Direction = "in"
 	}

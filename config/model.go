@@ -101,6 +101,7 @@ type SIP struct {
 	MaxFlows        int        `yaml:"max_flows" default:"20000" min:"1" max:"1000000" doc:"Connections in all."`
 	MaxFlowsPerIP   int        `yaml:"max_flows_per_source" default:"2000" min:"1" max:"1000000" doc:"Connections of one source address."`
 	SRTP            SRTPPolicy `yaml:"srtp" default:"prefer" doc:"require, prefer or never, for phones in encrypted mode: require refuses a call with an unencrypted leg."`
+	DirectMedia     bool       `yaml:"direct_media" default:"false" doc:"Phones of a call send their audio to each other instead of through the appliance, where both are encrypted or both are not, neither is behind address translation or in the VPN, and no feature needs to hear the call."`
 	SessionExpires  Duration   `yaml:"session_expires" default:"1800s" min:"0s" max:"86400s" doc:"RFC 4028 session interval offered to those who support timers; 0 is off."`
 }
 
@@ -289,6 +290,7 @@ type Line struct {
 	AutoAnswer    []Digits   `yaml:"auto_answer" doc:"Numbers whose calls the phone answers by itself, on its speaker, unless it is in a call or in do-not-disturb."`
 	HuntLogin     bool       `yaml:"hunt_login_default" default:"true" doc:"Initial value; users change it."`
 	Record        RecordMode `yaml:"record" default:"on_demand" doc:"never, on_demand (by key) or always."`
+	DirectMedia   string     `yaml:"direct_media" default:"default" enum:"default,on,off" doc:"Whether audio may go to the other phone directly: default (as sip.direct_media says), on, off. Both lines of a call must agree."`
 	Voicemail     Digits     `yaml:"voicemail" doc:"Number of the messages key; services.voicemail when empty."`
 }
 

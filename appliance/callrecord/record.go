@@ -71,6 +71,7 @@ type Leg struct {
 	Cause     string    `json:"cause,omitempty"`
 	Codec     string    `json:"codec,omitempty"`
 	Encrypted bool      `json:"encrypted"`
+	Direct    bool      `json:"direct,omitempty"`         // audio went to the other phone without us, at least for a while
 	Heard     *Quality  `json:"phone_received,omitempty"` // by the phone's own word
 	Said      *Quality  `json:"phone_sent,omitempty"`
 	Here      Counts    `json:"appliance"` // as the appliance saw the audio
@@ -228,7 +229,7 @@ func utc(t time.Time) time.Time {
 func legOf(l call.LegInfo) Leg {
 	x := Leg{
 		ID: l.ID, Line: l.Line, Name: l.Name, Device: l.Device, Direction: "out", CallID: l.CallID, Started: l.Created.UTC(),
-		Answered: utc(l.Answered), Ended: utc(l.Ended), Cause: l.End, Codec: l.Codec, Encrypted: l.Secure,
+		Answered: utc(l.Answered), Ended: utc(l.Ended), Cause: l.End, Codec: l.Codec, Encrypted: l.Secure, Direct: l.Direct,
 		Here: Counts{
 			In: l.Media.Rx.Packets, Out: l.Media.Tx.Packets, Lost: l.Media.Rx.Lost, JitterMS: ms(l.Media.Rx.Jitter), RTTms: ms(l.Media.Remote.RTT),
 		},

@@ -38,6 +38,7 @@ type Call struct {
 	attempts int        // to find a codec both can
 	divert   func(*Leg) // who answers goes there instead of to the caller, who is gone
 	recallTo string     // line that the call comes back to if nobody answers; "" is none
+	passage             // of the audio
 }
 
 // begin is the first event of a call.
@@ -598,6 +599,7 @@ func (l *Leg) describe() LegInfo {
 		CallID: l.callID, Created: l.created, Answered: l.answered, Through: l.through,
 		End: l.why, RxStat: l.rxStat, TxStat: l.txStat, HasStats: l.hasStats, session: l.media,
 	}
+	i.Direct = l.roamed
 	i.Shows = l.peer.Name
 	if i.Shows == "" {
 		i.Shows = l.peer.Number

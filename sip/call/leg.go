@@ -99,6 +99,7 @@ type Leg struct {
 	ringLimit timer
 
 	session // what happens within the dialog once it is up
+	roaming // where its audio goes
 
 	peer     Identity // shown to the phone
 	security int      // shown to the phone: least of all parties
@@ -377,6 +378,8 @@ func (l *Leg) finish() {
 	l.ringLimit.stop()
 	l.leaveBy.stop()
 	l.session.stop()
+	l.ackBy.stop()
+	l.dropOffer()
 	l.d.End()
 	l.report()
 	l.closeMedia()

@@ -18,7 +18,7 @@ func (l *Leg) reinvited(tx *transaction.Server) {
 		// RFC 3261 §14.2 for one that is early; an ending one has nothing left to agree on.
 		tx.Answer(491)
 		return
-	case l.op != nil && (l.op.method == sip.INVITE || l.op.reoffer):
+	case l.op != nil && l.op.offering():
 		tx.Answer(491)
 		return
 	case l.acking != nil && l.acking.Request().CSeq().SeqNo != tx.Request().CSeq().SeqNo && l.neg.Pending():
@@ -53,7 +53,7 @@ func (l *Leg) updated(tx *transaction.Server) {
 		return
 	}
 	switch {
-	case !l.talking() || l.op != nil && (l.op.method == sip.INVITE || l.op.reoffer) || l.neg.Pending():
+	case !l.talking() || l.op != nil && l.op.offering() || l.neg.Pending():
 		tx.Answer(491)
 		return
 	}
@@ -90,6 +90,7 @@ func (l *Leg) negotiate(req *sip.Request) ([]byte, error) {
 	if err := l.apply(agreed); err != nil {
 		return nil, err
 	}
+	l.away, l.home = nil, false
 	return answer.Marshal(), nil
 }
 

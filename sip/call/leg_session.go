@@ -48,7 +48,19 @@ type operation struct {
 	reoffer bool
 	codecs  []sdp.Codec // offered by it
 	shows   string
+
+	// Of the way of the audio (direct.go).
+	offers bool // it carries an offer, whatever its method
+	home   bool // our own description
+	with   *Leg // the one whose description it carries
+	empty  bool // an INVITE without offer
+	offer  *sdp.Session
+	by     handler // who has begun it and is told, as long as the leg is its
+	done   func(code int)
 }
+
+// offering tells whether the phone may not offer anything meanwhile.
+func (o *operation) offering() bool { return o.method == sip.INVITE || o.reoffer || o.offers }
 
 // Times of a leg that is up.
 const (
@@ -266,35 +278,39 @@ func (l *Leg) pump() {
 	case l.reoffer != nil && l.state == up:
 		codecs := l.reoffer
 		l.reoffer = nil
-		l.operate(sip.INVITE, l.neg.Offer(l.local(codecs, 0)), codecs)
+		l.home = false
+		l.operate(&operation{method: sip.INVITE, reoffer: true, codecs: codecs}, l.neg.Offer(l.local(codecs, 0)))
+	case l.home && l.state == up:
+		l.home = false
+		l.operate(&operation{method: l.offerBy(), offers: true, home: true}, l.neg.Offer(l.local(l.usable(), 0)))
 	case show != l.shown && l.d.Allows(sip.UPDATE):
-		l.operate(sip.UPDATE, nil, nil)
+		l.operate(&operation{method: sip.UPDATE}, nil)
 	case early:
 	case show != l.shown || l.refresh:
 		if l.d.Allows(sip.UPDATE) {
-			l.operate(sip.UPDATE, nil, nil)
+			l.operate(&operation{method: sip.UPDATE}, nil)
 			return
 		}
 		if refresh := l.neg.Refresh(); refresh != nil {
-			l.operate(sip.INVITE, refresh, nil)
+			l.operate(&operation{method: sip.INVITE, with: l.away}, refresh)
 			return
 		}
 		l.refresh = false
-		l.operate(sip.OPTIONS, nil, nil)
+		l.operate(&operation{method: sip.OPTIONS}, nil)
 	}
 }
 
 // operate sends an INVITE or UPDATE of ours.
-func (l *Leg) operate(method sip.RequestMethod, offer *sdp.Session, codecs []sdp.Codec) {
+func (l *Leg) operate(op *operation, offer *sdp.Session) {
 	f := l.connection()
 	if f == nil {
 		l.lost()
 		return
 	}
-	req := l.d.Request(method)
+	req := l.d.Request(op.method)
 	l.dress(req)
-	op := &operation{method: method, seq: req.CSeq().SeqNo, reoffer: codecs != nil, codecs: codecs, shows: l.display()}
-	if method != sip.OPTIONS {
+	op.seq, op.shows = req.CSeq().SeqNo, l.display()
+	if op.method != sip.OPTIONS {
 		l.timersRefresh(req)
 	}
 	if offer != nil {
@@ -319,7 +335,8 @@ func (l *Leg) operated(op *operation, res *sip.Response, err error) {
 	if err == nil && res.StatusCode < 200 {
 		return
 	}
-	if err == nil && op.method == sip.INVITE && res.StatusCode < 300 {
+	mine := l.op == op && l.state != down && l.state != ending
+	if err == nil && op.method == sip.INVITE && res.StatusCode < 300 && !(op.empty && mine) {
 		_ = op.client.Ack(l.d.Ack(op.seq))
 	}
 	if l.op != op || l.state == down {
@@ -340,17 +357,33 @@ func (l *Leg) operated(op *operation, res *sip.Response, err error) {
 		l.glares = 0
 		l.d.Refreshed(res)
 		l.timersAnswered(res)
-		if op.method == sip.INVITE {
+		switch {
+		case op.empty:
+			l.offered(op, res)
+			return
+		case op.method == sip.INVITE || op.offers:
 			l.reoffered(op, res)
 		}
 	case res.StatusCode == 491 && l.glares < maxGlares:
 		l.spoke = time.Now()
 		l.neg.Reject()
 		l.glares++
+		if op.done != nil {
+			l.tell(op, 491)
+			break
+		}
 		l.backOff(op)
 	default:
 		l.spoke = time.Now()
 		l.neg.Reject()
+		if op.done != nil {
+			l.tell(op, res.StatusCode)
+			break
+		}
+		if op.home {
+			l.refusedHome()
+			break
+		}
 		if op.reoffer {
 			l.log.Info("offer was refused", "phone", l.Device, "err", res.StatusCode)
 			l.h.agreed(l) // unchanged; the owner must do without
@@ -362,14 +395,28 @@ func (l *Leg) operated(op *operation, res *sip.Response, err error) {
 func (l *Leg) reoffered(op *operation, res *sip.Response) {
 	wasHeld := l.isHeld
 	agreed, err := l.takeAnswer(res.Body())
+	if op.with != nil {
+		l.goAway(op.with) // whatever it has answered: it sends elsewhere now
+		if err != nil || agreed.Held {
+			l.tell(op, 488)
+		} else {
+			l.tell(op, 200)
+		}
+		return
+	}
 	if err == nil {
 		err = l.apply(agreed)
+		l.away = nil
+	}
+	if err != nil && op.home {
+		l.refusedHome()
+		return
 	}
 	if err != nil {
 		l.neg.Reject()
 		l.log.Info("answer cannot be used", "phone", l.Device, "err", err)
 	}
-	if op.reoffer || l.isHeld != wasHeld {
+	if op.reoffer || op.home || l.isHeld != wasHeld {
 		l.afterOffer(wasHeld)
 	}
 }
@@ -383,9 +430,12 @@ func (l *Leg) backOff(op *operation) {
 			wait = 2100*time.Millisecond + time.Duration(rand.IntN(190))*10*time.Millisecond
 		}
 	}
-	if op.reoffer {
+	switch {
+	case op.reoffer:
 		l.reoffer = op.codecs
-	} else {
+	case op.home:
+		l.home = true
+	default:
 		l.shown = ""
 	}
 	l.after(&l.retry, wait, l.pump)
@@ -446,6 +496,7 @@ func (l *Leg) Hangup(headers ...sip.Header) {
 		l.closeMedia()
 		return
 	}
+	l.dropOffer()
 	l.state = ending
 	l.session.stop()
 	l.report()

@@ -13,7 +13,7 @@
 // Every leg ends: a phone that says nothing, or is gone without a word, is found by the limit of its transaction, by the ring
 // time of its line, or, once it talks, by a question when neither audio nor signalling was heard for a while.
 //
-// It leaves out: direct media, video, reliable provisional responses (not
+// It leaves out: video, reliable provisional responses (not
 // offered, so that no phone may ask for them).
 package call
 
@@ -92,6 +92,9 @@ type Options struct {
 	Country        string        // code of the country whose tones are played
 	Codecs         []sdp.Codec   // that may be used, preferred first; every codec that can be relayed
 
+	// DirectPath tells whether two addresses reach each other without us, for calls whose lines may have direct audio. It must not
+	// block. Nil: all do.
+	DirectPath func(a, b netip.Addr) bool
 	// Refer handles a transfer; nil refuses it.
 	Refer func(c *Call, l *Leg, r *Referral)
 	// Recall tells how long the one who has transferred a call rings when nobody answers it; nil or 0 is never.
@@ -434,6 +437,7 @@ type LegInfo struct {
 	RxStat   cisco.Stats // what the phone reported at the end
 	TxStat   cisco.Stats
 	HasStats bool
+	Direct   bool // its phone exchanged audio with the other one directly, at least for a while
 
 	session *media.Session
 }

@@ -170,6 +170,9 @@ func (o *owner) run(ctx context.Context) {
 		if o.finish() {
 			return
 		}
+		if task.Guard(o.log, "call", o.settled) != nil {
+			return
+		}
 		o.m.publish(o)
 		select {
 		case <-o.wake:

@@ -63,6 +63,7 @@ type Line struct {
 	IDivert    config.Dest   // where the iDivert key sends a call
 	AutoAnswer []string      // numbers whose calls the phone answers by itself
 	Record     config.RecordMode
+	Direct     bool // audio may go to the other phone directly
 
 	rights map[string]bool
 	rules  [causes]config.Dest
@@ -235,7 +236,8 @@ func compileLine(d *config.Document, l *config.Line) *Line {
 		Number: string(l.Number), Name: l.CallerID.Name, Device: l.Phone, MaxCalls: l.MaxCalls, BusyAt: l.BusyAt,
 		MemberOf: l.Pickup.MemberOf, MayPick: l.Pickup.MayPick, Other: l.Pickup.Other,
 		Notify: l.Pickup.Notify, NotifyFor: time.Duration(l.Pickup.Seconds) * time.Second, IDivert: l.OnIDivert, Record: l.Record,
-		Ring: time.Duration(l.RingSeconds) * time.Second, Voicemail: string(l.Voicemail), rights: map[string]bool{},
+		Direct: l.DirectMedia == "on" || l.DirectMedia != "off" && d.SIP.DirectMedia,
+		Ring:   time.Duration(l.RingSeconds) * time.Second, Voicemail: string(l.Voicemail), rights: map[string]bool{},
 		rules: [causes]config.Dest{Busy: l.OnBusy, NoAnswer: l.OnNoAnswer, Unreachable: l.OnUnreachable},
 	}
 	if u, ok := d.User(l.User); ok {

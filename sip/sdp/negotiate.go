@@ -48,6 +48,10 @@ type Local struct {
 	Fallback  bool          // both ends announced that an encrypted offer may be answered in clear
 	Origin    netip.Addr    // where the peer's signalling comes from, for the media's address rules
 	Label     string
+
+	// Elsewhere, if not nil, makes the description that of another party, whom the peer shall talk with directly: Address is
+	// then only where the description comes from, and Port, Codecs, Events and Suites do not count.
+	Elsewhere *Elsewhere
 }
 
 // Agreed is the result of an offer and its answer.
@@ -100,10 +104,13 @@ func (n *Negotiation) Pending() bool { return n.offered != nil }
 
 // number gives a description its origin: the version rises by one with each change and stays the same in a refresh (RFC 3264
 // §8, "sip-calls" §27.1).
-func (n *Negotiation) number(s *Session, a netip.Addr) {
-	s.Origin = Origin{User: "-", ID: n.id, Address: a}
+func (n *Negotiation) number(s *Session, l Local) {
+	s.Origin = Origin{User: "-", ID: n.id, Address: l.Address}
 	s.Name = "SIP Call"
-	s.Connection = a
+	s.Connection = l.Address
+	if l.Elsewhere != nil {
+		s.Connection = l.Elsewhere.RTP.Addr()
+	}
 	text := string(s.Marshal())
 	if text != n.last {
 		n.version++
@@ -115,6 +122,13 @@ func (n *Negotiation) number(s *Session, a netip.Addr) {
 // Offer makes an offer. Numbers of codecs that the peer has named before are kept; the keys are new in every offer.
 func (n *Negotiation) Offer(l Local) *Session {
 	m := Media{Kind: "audio", Port: l.Port, Proto: "RTP/AVP", Direction: l.Direction, PTime: l.PTime, Label: l.Label}
+	if e := l.Elsewhere; e != nil {
+		e.describe(&m)
+		if m.Crypto = e.Crypto; e.Secure() {
+			m.Proto = "RTP/SAVP"
+		}
+		return n.offering(m, l)
+	}
 	used := map[uint8]bool{}
 	for _, c := range l.Codecs {
 		f := c.format()
@@ -137,8 +151,12 @@ func (n *Negotiation) Offer(l Local) *Session {
 			m.Crypto = append(m.Crypto, Crypto{Tag: i + 1, Key: media.NewKey(s)})
 		}
 	}
+	return n.offering(m, l)
+}
+
+func (n *Negotiation) offering(m Media, l Local) *Session {
 	s := &Session{Media: []Media{m}}
-	n.number(s, l.Address)
+	n.number(s, l)
 	n.sent, n.local, n.offered, n.offer = s, l, s, l
 	return s
 }
@@ -264,7 +282,15 @@ func (n *Negotiation) Answer(offer *Session, l Local) (*Session, Agreed, error) 
 	}
 	var codec Codec
 	var chosen []Format
+	if l.Elsewhere != nil {
+		if codec, chosen = l.Elsewhere.choose(m); chosen == nil {
+			return nil, Agreed{}, fmt.Errorf("%w: offered %s", ErrNoCodec, describe(m.Formats))
+		}
+	}
 	for _, c := range l.Codecs {
+		if chosen != nil {
+			break
+		}
 		for _, f := range m.Formats {
 			if d, ok := CodecOf(f); ok && c == d {
 				g := c.format()
@@ -273,14 +299,11 @@ func (n *Negotiation) Answer(offer *Session, l Local) (*Session, Agreed, error) 
 				break
 			}
 		}
-		if chosen != nil {
-			break
-		}
 	}
 	if chosen == nil {
 		return nil, Agreed{}, fmt.Errorf("%w: offered %s", ErrNoCodec, describe(m.Formats))
 	}
-	if l.Events {
+	if l.Events && l.Elsewhere == nil {
 		if f, ok := eventOf(m); ok {
 			chosen = append(chosen, eventFormat(f.PT))
 		}
@@ -289,7 +312,7 @@ func (n *Negotiation) Answer(offer *Session, l Local) (*Session, Agreed, error) 
 	if err != nil {
 		return nil, Agreed{}, err
 	}
-	if !theirs.Zero() && theirs.Equal(n.agreed.Remote.RecvKey) {
+	if !theirs.Zero() && theirs.Equal(n.agreed.Remote.RecvKey) && l.Elsewhere == nil {
 		mine = n.agreed.Remote.SendKey // a refresh, not a new offer
 	}
 	direction := mirror(m, offer) & l.Direction
@@ -301,13 +324,17 @@ func (n *Negotiation) Answer(offer *Session, l Local) (*Session, Agreed, error) 
 			continue
 		}
 		a := Media{Kind: "audio", Port: l.Port, Proto: proto, Formats: chosen, Direction: direction, PTime: l.PTime, Label: l.Label}
+		if l.Elsewhere != nil {
+			l.Elsewhere.describe(&a)
+			a.Formats = chosen
+		}
 		if !mine.Zero() {
 			a.Crypto = []Crypto{{Tag: tagOf(m, theirs), Key: mine}}
 		}
 		s.Media = append(s.Media, a)
 	}
 	n.offered = nil
-	n.number(s, l.Address)
+	n.number(s, l)
 	n.sent, n.local = s, l
 	n.settle(offer, m, l, direction, chosen, chosen, []Codec{codec}, mine, theirs)
 	return s, n.agreed, nil
@@ -348,6 +375,9 @@ func mirror(m *Media, s *Session) media.Direction {
 // secure decides on the protection of an answer ("sip-calls" §30). The same transport as offered is answered, with one key of
 // our own for the suite chosen; only the fall-back answers an encrypted offer in clear.
 func secure(m *Media, l Local) (proto string, mine, theirs media.Key, err error) {
+	if l.Elsewhere != nil {
+		return l.Elsewhere.secure(m)
+	}
 	if l.Security != Plain {
 		suites := l.Suites
 		if len(suites) == 0 {

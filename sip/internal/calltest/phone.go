@@ -152,6 +152,9 @@ func (p *Phone) Reconnect() {
 	p.plug(netip.AddrPortFrom(at.Addr(), at.Port()+100), transport, n)
 }
 
+// Address is the phone's own.
+func (p *Phone) Address() netip.Addr { return p.flow.local.Addr() }
+
 // Talks are the phone's dialogs, ended ones included.
 func (p *Phone) Talks() []*Talk {
 	p.mu.Lock()
@@ -386,4 +389,19 @@ func (p *Phone) invited(tx *transaction.Server) {
 	}
 }
 
-func (p *Phone) ack(_ flow.Flow, ack *sip.Request) {}
+// ack takes the answer to an offer that the phone has made in a 200.
+func (p *Phone) ack(_ flow.Flow, ack *sip.Request) {
+	t := p.find(ack)
+	s, err := sdp.Parse(ack.Body())
+	if t == nil || err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !t.Neg.Pending() {
+		return
+	}
+	if _, err := t.Neg.Accept(s); err != nil {
+		p.complain("answer in ACK: %v\n%s", err, ack.Body())
+	}
+}

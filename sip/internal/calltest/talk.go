@@ -304,6 +304,8 @@ func (p *Phone) request(tx *transaction.Server) {
 				return
 			}
 			transaction.SetBody(res, "application/sdp", answer.Marshal())
+		} else if req.Method == sip.INVITE {
+			transaction.SetBody(res, "application/sdp", t.Neg.Offer(p.local(media.Both)).Marshal())
 		}
 	}
 	transferred := req.Method == sip.NOTIFY && t.refer != 0 && strings.Contains(string(req.Body()), " 200 ")
