@@ -12,10 +12,10 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"ringfence/internal/netlimit"
+	"ringfence/internal/serve"
 	"ringfence/internal/task"
 )
 
@@ -52,12 +52,7 @@ type HTTPServer struct {
 	log       *slog.Logger
 	addr      net.Addr
 	transport Transport
-
-	mu      sync.Mutex
-	ln      *netlimit.Listener
-	group   *task.Group
-	done    chan struct{}
-	stopped bool
+	life      *serve.Life[*netlimit.Listener]
 }
 
 // NewHTTP binds the listener. Nothing is accepted before Run.
@@ -85,8 +80,11 @@ func NewHTTP(o HTTPOptions) (*HTTPServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provision %s: %w", s.transport, err)
 	}
-	s.ln, s.addr = ln, ln.Addr()
+	s.addr = ln.Addr()
 	s.log = o.Log.With("component", "provision", "listener", string(s.transport)+" "+s.addr.String())
+	s.life = serve.New(ln, serve.Options[*netlimit.Listener]{Name: "provision " + string(s.transport), Log: s.log,
+		Bind:  func() (*netlimit.Listener, error) { return netlimit.Listen(s.addr.String(), o.Limits) },
+		Close: func(ln *netlimit.Listener) { ln.Close() }})
 	return s, nil
 }
 
@@ -95,75 +93,17 @@ func (s *HTTPServer) Addr() net.Addr { return s.addr }
 
 // Run serves until ctx ends or Stop is called (nil), or until the listener fails. It may be called again after a failure
 // and then binds the same address anew.
-func (s *HTTPServer) Run(ctx context.Context) error {
-	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
-		return nil
-	}
-	if s.group != nil {
-		s.mu.Unlock()
-		return errors.New("provision: already running")
-	}
-	if s.ln == nil {
-		ln, err := netlimit.Listen(s.addr.String(), s.o.Limits)
-		if err != nil {
-			s.mu.Unlock()
-			return fmt.Errorf("provision %s: %w", s.transport, err)
-		}
-		s.ln = ln
-	}
-	var ln net.Listener = s.ln
-	group, done := task.NewGroup(ctx, s.log), make(chan struct{})
-	s.group, s.done = group, done
-	s.mu.Unlock()
+func (s *HTTPServer) Run(ctx context.Context) error { return s.life.Run(ctx, s.accept) }
 
-	srv := s.server()
+// Stop ends Run and waits for it. It may be called at any time, also twice.
+func (s *HTTPServer) Stop() { s.life.Stop() }
+
+func (s *HTTPServer) accept(bound *netlimit.Listener, group *task.Group) error {
+	srv, ln := s.server(), net.Listener(bound)
 	if s.transport == HTTPS {
 		ln = tls.NewListener(ln, s.tlsConfig())
 	}
-	s.log.Info("started")
-	group.Go("provision stop", func(ctx context.Context) {
-		<-ctx.Done()
-		// What is being sent may end: a phone that loses half a file starts over elsewhere.
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if srv.Shutdown(end) != nil {
-			srv.Close()
-		}
-	})
-	err := srv.Serve(ln)
-	stopping := group.Context().Err() != nil
-	if !stopping {
-		srv.Close()
-	}
-	group.Stop()
-
-	s.mu.Lock()
-	s.ln, s.group = nil, nil
-	s.mu.Unlock()
-	close(done)
-	if stopping {
-		s.log.Info("stopped")
-		return nil
-	}
-	return fmt.Errorf("provision %s: %w", s.transport, err)
-}
-
-// Stop ends Run and waits for it. It may be called at any time, also twice.
-func (s *HTTPServer) Stop() {
-	s.mu.Lock()
-	s.stopped = true
-	group, done, ln := s.group, s.done, s.ln
-	s.mu.Unlock()
-	if group == nil {
-		if ln != nil {
-			ln.Close()
-		}
-		return
-	}
-	group.Stop()
-	<-done
+	return serve.HTTP(srv, ln, group)
 }
 
 func (s *HTTPServer) server() *http.Server {

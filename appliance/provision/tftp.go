@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ringfence/internal/serve"
 	"ringfence/internal/task"
 )
 
@@ -33,13 +34,9 @@ type TFTPServer struct {
 	o    TFTPOptions
 	log  *slog.Logger
 	addr net.Addr
+	life *serve.Life[*tftpConn]
 
-	mu      sync.Mutex
-	conn    *tftpConn
-	group   *task.Group
-	done    chan struct{}
-	stopped bool
-
+	mu        sync.Mutex
 	transfers map[netip.AddrPort]*running
 	sources   map[netip.Addr]int
 }
@@ -73,8 +70,11 @@ func NewTFTP(o TFTPOptions) (*TFTPServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provision TFTP: %w", err)
 	}
-	s := &TFTPServer{o: o, conn: conn, addr: conn.udp.LocalAddr()}
+	s := &TFTPServer{o: o, addr: conn.udp.LocalAddr()}
 	s.log = o.Log.With("component", "provision", "listener", "TFTP "+s.addr.String())
+	s.life = serve.New(conn, serve.Options[*tftpConn]{Name: "provision TFTP", Log: s.log,
+		Bind:  func() (*tftpConn, error) { return listenTFTP(s.addr.String()) },
+		Close: func(conn *tftpConn) { conn.udp.Close() }})
 	return s, nil
 }
 
@@ -83,66 +83,17 @@ func (s *TFTPServer) Addr() net.Addr { return s.addr }
 
 // Run serves until ctx ends or Stop is called (nil), or until the socket fails. It may be called again after a failure and
 // then binds the same address anew.
-func (s *TFTPServer) Run(ctx context.Context) error {
-	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
-		return nil
-	}
-	if s.group != nil {
-		s.mu.Unlock()
-		return errors.New("provision: already running")
-	}
-	if s.conn == nil {
-		conn, err := listenTFTP(s.addr.String())
-		if err != nil {
-			s.mu.Unlock()
-			return fmt.Errorf("provision TFTP: %w", err)
-		}
-		s.conn = conn
-	}
-	conn, group, done := s.conn, task.NewGroup(ctx, s.log), make(chan struct{})
-	s.group, s.done = group, done
-	s.transfers, s.sources = make(map[netip.AddrPort]*running), make(map[netip.Addr]int)
-	s.mu.Unlock()
-
-	s.log.Info("started")
-	group.Go("tftp stop", func(ctx context.Context) { <-ctx.Done(); conn.udp.Close() })
-	err := s.read(conn, group)
-	stopping := group.Context().Err() != nil
-	conn.udp.Close()
-	group.Stop()
-
-	s.mu.Lock()
-	s.conn, s.group = nil, nil
-	s.mu.Unlock()
-	close(done)
-	if stopping {
-		s.log.Info("stopped")
-		return nil
-	}
-	return fmt.Errorf("provision TFTP: %w", err)
-}
+func (s *TFTPServer) Run(ctx context.Context) error { return s.life.Run(ctx, s.read) }
 
 // Stop ends Run and waits for it. It may be called at any time, also twice.
-func (s *TFTPServer) Stop() {
-	s.mu.Lock()
-	s.stopped = true
-	group, done, conn := s.group, s.done, s.conn
-	s.mu.Unlock()
-	if group == nil {
-		if conn != nil {
-			conn.udp.Close()
-		}
-		return
-	}
-	group.Stop()
-	<-done
-}
+func (s *TFTPServer) Stop() { s.life.Stop() }
 
 // read takes packets from the well-known port. A failing read is tried again a few times: ICMP errors of earlier answers
 // arrive here.
 func (s *TFTPServer) read(conn *tftpConn, group *task.Group) error {
+	s.mu.Lock()
+	s.transfers, s.sources = make(map[netip.AddrPort]*running), make(map[netip.Addr]int)
+	s.mu.Unlock()
 	buf := make([]byte, 2048)
 	for failures := 0; ; {
 		n, local, peer, err := conn.read(buf)

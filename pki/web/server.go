@@ -13,10 +13,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"ringfence/internal/netlimit"
+	"ringfence/internal/serve"
 	"ringfence/internal/task"
 )
 
@@ -26,7 +26,6 @@ const (
 	headerTime  = 10 * time.Second
 	idleTime    = 15 * time.Second
 	requestTime = 60 * time.Second // to read a request and to take its answer
-	stopTime    = 2 * time.Second
 )
 
 // Options of a Server.
@@ -45,11 +44,7 @@ type Server struct {
 	o    Options
 	log  *slog.Logger
 	addr net.Addr
-
-	mu      sync.Mutex
-	ln      net.Listener
-	srv     *http.Server
-	stopped bool
+	life *serve.Life[*netlimit.Listener]
 }
 
 // New binds the listener. Nothing is accepted before Run.
@@ -70,11 +65,10 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Name, err)
 	}
-	s := &Server{o: o, ln: ln, addr: ln.Addr(), log: o.Log.With("component", o.Name, "listener", ln.Addr().String())}
-	s.srv = &http.Server{
-		Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: headerTime, ReadTimeout: requestTime, WriteTimeout: requestTime,
-		IdleTimeout: idleTime, MaxHeaderBytes: headerBytes, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
+	s := &Server{o: o, addr: ln.Addr(), log: o.Log.With("component", o.Name, "listener", ln.Addr().String())}
+	s.life = serve.New(ln, serve.Options[*netlimit.Listener]{Name: o.Name, Log: s.log,
+		Bind:  func() (*netlimit.Listener, error) { return netlimit.Listen(s.addr.String(), o.Limits) },
+		Close: func(ln *netlimit.Listener) { ln.Close() }})
 	return s, nil
 }
 
@@ -87,51 +81,23 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Run serves until ctx ends or Stop is called (nil), or until the listener fails.
-func (s *Server) Run(ctx context.Context) error {
-	s.mu.Lock()
-	ln, stopped := s.ln, s.stopped
-	s.ln = nil
-	s.mu.Unlock()
-	if stopped {
-		return nil
-	}
-	if ln == nil {
-		return fmt.Errorf("%s: ran already", s.o.Name)
-	}
+// Run serves until ctx ends or Stop is called (nil), or until the listener fails. It may be called again after a failure
+// and then binds the same address anew.
+func (s *Server) Run(ctx context.Context) error { return s.life.Run(ctx, s.accept) }
+
+// Stop ends the server; what is being answered may end. It may be called at any time and repeatedly.
+func (s *Server) Stop() { s.life.Stop() }
+
+func (s *Server) accept(bound *netlimit.Listener, group *task.Group) error {
+	ln := net.Listener(bound)
 	if s.o.Certificate != nil {
 		ln = tls.NewListener(ln, &tls.Config{
 			MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.o.Certificate() },
 		})
 	}
-	group := task.NewGroup(ctx, s.log)
-	group.Go(s.o.Name+" stop", func(ctx context.Context) {
-		<-ctx.Done()
-		s.Stop()
-	})
-	s.log.Info("started")
-	err := s.srv.Serve(ln)
-	group.Stop()
-	s.log.Info("stopped")
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", s.o.Name, err)
-}
-
-// Stop ends the server; what is being answered may end. It may be called at any time and repeatedly.
-func (s *Server) Stop() {
-	s.mu.Lock()
-	ln := s.ln
-	s.ln, s.stopped = nil, true
-	s.mu.Unlock()
-	if ln != nil {
-		ln.Close() // it never ran
-	}
-	end, cancel := context.WithTimeout(context.Background(), stopTime)
-	defer cancel()
-	if s.srv.Shutdown(end) != nil {
-		s.srv.Close()
-	}
+	return serve.HTTP(&http.Server{
+		Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: headerTime, ReadTimeout: requestTime, WriteTimeout: requestTime,
+		IdleTimeout: idleTime, MaxHeaderBytes: headerBytes, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}, ln, group)
 }

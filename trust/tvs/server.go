@@ -15,6 +15,7 @@ import (
 
 	"ringfence/internal/legacytls"
 	"ringfence/internal/netlimit"
+	"ringfence/internal/serve"
 	"ringfence/internal/task"
 	"ringfence/trust"
 )
@@ -43,13 +44,10 @@ type Server struct {
 	legacy *legacytls.Config // nil: not served
 	log    *slog.Logger
 	addr   net.Addr
+	life   *serve.Life[*netlimit.Listener]
 
 	mu       sync.Mutex
 	subjects map[[sha256.Size]byte]subject // of certificates that were vouched for
-	ln       *netlimit.Listener
-	group    *task.Group // of the present Run
-	stopped  bool
-	done     chan struct{} // closed when the present Run has returned
 }
 
 // New binds the listener. Nothing is accepted before Run.
@@ -74,7 +72,10 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tvs: %w", err)
 	}
-	s := &Server{o: o, ln: ln, addr: ln.Addr(), subjects: make(map[[sha256.Size]byte]subject), log: o.Log.With("component", "tvs", "listener", ln.Addr().String())}
+	s := &Server{o: o, addr: ln.Addr(), subjects: make(map[[sha256.Size]byte]subject), log: o.Log.With("component", "tvs", "listener", ln.Addr().String())}
+	s.life = serve.New(ln, serve.Options[*netlimit.Listener]{Name: "tvs", Log: s.log,
+		Bind:  func() (*netlimit.Listener, error) { return netlimit.Listen(s.addr.String(), o.Limits) },
+		Close: func(ln *netlimit.Listener) { ln.Close() }})
 	if o.Legacy {
 		s.legacy = &legacytls.Config{Sessions: legacytls.NewSessions(0, 0)}
 	}
@@ -86,63 +87,12 @@ func (s *Server) Addr() net.Addr { return s.addr }
 
 // Run serves until ctx ends or Stop is called (nil), or until the listener fails. It may be called again after a failure
 // and then binds the same address anew.
-func (s *Server) Run(ctx context.Context) error {
-	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
-		return nil
-	}
-	if s.group != nil {
-		s.mu.Unlock()
-		return errors.New("tvs: already running")
-	}
-	if s.ln == nil {
-		ln, err := netlimit.Listen(s.addr.String(), s.o.Limits)
-		if err != nil {
-			s.mu.Unlock()
-			return fmt.Errorf("tvs: %w", err)
-		}
-		s.ln = ln
-	}
-	ln, group, done := s.ln, task.NewGroup(ctx, s.log), make(chan struct{})
-	s.group, s.done = group, done
-	s.mu.Unlock()
-
-	s.log.Info("started")
-	group.Go("tvs stop", func(ctx context.Context) { <-ctx.Done(); ln.Close() })
-	err := s.accept(ln, group)
-	stopping := group.Context().Err() != nil
-	ln.Close()
-	group.Stop()
-
-	s.mu.Lock()
-	s.ln, s.group = nil, nil
-	s.mu.Unlock()
-	close(done)
-	if stopping {
-		s.log.Info("stopped")
-		return nil
-	}
-	return fmt.Errorf("tvs: %w", err)
-}
+func (s *Server) Run(ctx context.Context) error { return s.life.Run(ctx, s.accept) }
 
 // Stop ends Run and waits for it. It may be called at any time, also twice.
-func (s *Server) Stop() {
-	s.mu.Lock()
-	s.stopped = true
-	group, done, ln := s.group, s.done, s.ln
-	s.mu.Unlock()
-	if group == nil {
-		if ln != nil {
-			ln.Close()
-		}
-		return
-	}
-	group.Stop()
-	<-done
-}
+func (s *Server) Stop() { s.life.Stop() }
 
-func (s *Server) accept(ln net.Listener, group *task.Group) error {
+func (s *Server) accept(ln *netlimit.Listener, group *task.Group) error {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
@@ -151,14 +101,14 @@ func (s *Server) accept(ln net.Listener, group *task.Group) error {
 		group.Go("tvs connection", func(ctx context.Context) {
 			stop := context.AfterFunc(ctx, func() { c.Close() })
 			defer stop()
-			s.serve(ctx, c)
+			s.talk(ctx, c)
 		}, func(error) { c.Close() })
 	}
 }
 
-// serve answers requests on one connection until it is idle too long or says something malformed. The handshake runs here
+// talk answers requests on one connection until it is idle too long or says something malformed. The handshake runs here
 // and not in the accept loop: a phone that never starts it must not stop the others (tvs.md §4).
-func (s *Server) serve(ctx context.Context, raw net.Conn) {
+func (s *Server) talk(ctx context.Context, raw net.Conn) {
 	log := s.log.With("peer", raw.RemoteAddr().String())
 	// The deadline covers the handshake or a whole request, however slowly it comes.
 	if err := raw.SetDeadline(time.Now().Add(s.o.Idle)); err != nil {

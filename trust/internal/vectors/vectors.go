@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"ringfence/trust"
@@ -71,9 +70,17 @@ type TVSEntry struct {
 	TTL         int      `json:"ttl"`
 }
 
+// root is testdata of the package trust: a test runs in the folder of its package, which is trust or below it.
 func root() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..", "testdata")
+	up := "."
+	for range 5 {
+		dir := filepath.Join(up, "testdata")
+		if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err == nil {
+			return dir
+		}
+		up = filepath.Join("..", up)
+	}
+	return "testdata"
 }
 
 // Path returns the file of a vector.
