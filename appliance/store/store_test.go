@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -503,144 +501,6 @@ func TestSlowWatchIsMarkedAndGoesOn(t *testing.T) {
 	}
 }
 
-func TestSecondDaemonIsToldWhoHoldsTheDirectory(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir)
-	_, err := Open(Options{Dir: dir})
-	if !errors.Is(err, ErrInUse) {
-		t.Fatalf("got %v, want ErrInUse", err)
-	}
-	want := fmt.Sprintf("state directory %s is in use by another ringfence (process %d); give this one its own --state", dir, os.Getpid())
-	if err.Error() != want {
-		t.Errorf("got  %s\nwant %s", err, want)
-	}
-	write(t, s, map[string]string{"k": "v"})
-	s.Close()
-	open(t, dir)
-}
-
-func TestNewerFormatIsRefused(t *testing.T) {
-	dir := t.TempDir()
-	for _, c := range []struct {
-		format byte
-		minor  byte
-		want   error
-	}{{1, 9, nil}, {2, 0, ErrNewer}} {
-		s := open(t, dir)
-		if err := s.db.Update(func(tx *bbolt.Tx) error {
-			return putMeta(tx.Bucket(bucketMeta), metaFormat, []byte{c.format, c.minor})
-		}); err != nil {
-			t.Fatal(err)
-		}
-		s.Close()
-		again, err := Open(Options{Dir: dir})
-		if !errors.Is(err, c.want) {
-			t.Errorf("format %d.%d: %v, want %v", c.format, c.minor, err, c.want)
-		}
-		if err == nil {
-			again.Close()
-		} else if !strings.Contains(err.Error(), "state.db: written by a newer release (format 2.0, this one reads up to 1)") {
-			t.Errorf("text: %v", err)
-		}
-	}
-}
-
-// Another layout of the projection, an older or a later release's, is made anew from the log.
-func TestForeignProjectionIsRebuilt(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir)
-	write(t, s, map[string]string{"a": "1", "b": "2"})
-	write(t, s, nil, "b")
-	if err := s.db.Update(func(tx *bbolt.Tx) error {
-		return errors.Join(tx.Bucket(bucketFields).Put([]byte("a"), []byte("some other layout")),
-			putMeta(tx.Bucket(bucketMeta), metaLayout, []byte{77}))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	s = open(t, dir)
-	if d := cmp.Diff(map[string]string{"a": "1"}, contents(s)); d != "" {
-		t.Errorf("contents (-want +got):\n%s", d)
-	}
-}
-
-func TestFullDiskIsToldAndPasses(t *testing.T) {
-	s, err := Open(Options{Dir: t.TempDir(), MaxBytes: 3 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	var failed error
-	n := 0
-	for ; failed == nil && n < 1000; n++ {
-		failed = s.Write(t.Context(), map[string][]byte{fmt.Sprint("k/", n): bytes.Repeat([]byte{1}, MaxValue)})
-	}
-	if failed == nil {
-		t.Fatal("64 MB went into 3 MB")
-	}
-	if s.Err() != nil || errors.Is(failed, ErrFailed) {
-		t.Errorf("a full disk ended the store: %v", s.Err())
-	}
-	if _, ok := s.Get(fmt.Sprint("k/", n-1)); ok {
-		t.Error("the refused value is there")
-	}
-	s.db.MaxSize = 0 // there is room again
-	if err := s.Write(t.Context(), map[string][]byte{"later": []byte("x")}); err != nil {
-		t.Errorf("write when there is room again: %v", err)
-	}
-}
-
-// breakFile makes every further write to path fail, under the open database.
-func breakFile(t *testing.T, path string) {
-	t.Helper()
-	readOnly, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(readOnly)
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range fds {
-		var fd int
-		fmt.Sscan(e.Name(), &fd)
-		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && target == path && fd != readOnly {
-			if err := unix.Dup3(readOnly, fd, unix.O_CLOEXEC); err != nil {
-				t.Fatal(err)
-			}
-			return
-		}
-	}
-	t.Fatalf("no descriptor of %s", path)
-}
-
-func TestFailedDiskAcknowledgesNothing(t *testing.T) {
-	dir := t.TempDir()
-	s, err := Open(Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	write(t, s, map[string]string{"before": "1"})
-	breakFile(t, filepath.Join(dir, "state.db"))
-	if err := s.Write(t.Context(), map[string][]byte{"lost": nil}); !errors.Is(err, ErrFailed) {
-		t.Errorf("write on a failed disk: %v, want ErrFailed", err)
-	}
-	if _, ok := s.Get("lost"); ok || s.LastSeq() != 1 {
-		t.Error("the refused write is seen")
-	}
-	if err := s.Write(t.Context(), map[string][]byte{"after": nil}); !errors.Is(err, ErrFailed) {
-		t.Errorf("next write: %v, want ErrFailed", err)
-	}
-	if s.Err() == nil {
-		t.Error("health does not say so")
-	}
-	if v, ok := s.Get("before"); !ok || string(v) != "1" {
-		t.Errorf("reading what was there: %q, %v", v, ok)
-	}
-}
-
 func TestTypedFields(t *testing.T) {
 	s := open(t, t.TempDir())
 	type greeting struct{ Text string }
@@ -672,69 +532,5 @@ func TestTypedFields(t *testing.T) {
 		if got, ok := forward.Name(key); got != want && ok || ok != (want != "") {
 			t.Errorf("name of %s: %q %v, want %q", key, got, ok, want)
 		}
-	}
-}
-
-func BenchmarkWriteParallel(b *testing.B) {
-	for _, writers := range []int{1, 16, 128} {
-		b.Run(fmt.Sprint("writers=", writers), func(b *testing.B) {
-			s := open(b, b.TempDir())
-			value := bytes.Repeat([]byte("v"), 100)
-			b.ResetTimer()
-			var wg sync.WaitGroup
-			for w := range writers {
-				wg.Go(func() {
-					for i := w; i < b.N; i += writers {
-						if err := s.Write(context.Background(), map[string][]byte{fmt.Sprintf("fwd/%d/all", i%5000): value}); err != nil {
-							b.Error(err)
-						}
-					}
-				})
-			}
-			wg.Wait()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "writes/s")
-			b.ReportMetric(float64(s.Stats().Groups)/float64(s.Stats().Commits), "groups/fsync")
-		})
-	}
-}
-
-func BenchmarkGet(b *testing.B) {
-	s := open(b, b.TempDir())
-	group := map[string]string{}
-	for i := range 4000 {
-		group[fmt.Sprintf("fwd/%d/all", i)] = "v"
-	}
-	write(b, s, group)
-	b.RunParallel(func(pb *testing.PB) {
-		for i := 0; pb.Next(); i++ {
-			if _, ok := s.Get(fmt.Sprintf("fwd/%d/all", i%4000)); !ok {
-				b.Error("absent")
-			}
-		}
-	})
-}
-
-// BenchmarkOpen is the price of reading every record at the start.
-func BenchmarkOpen(b *testing.B) {
-	dir := b.TempDir()
-	s := open(b, dir)
-	for g := range 25 {
-		group := map[string][]byte{}
-		for i := range MaxGroup {
-			group[fmt.Sprintf("fwd/%d/all", g*MaxGroup+i)] = make([]byte, 100)
-		}
-		if err := s.Write(context.Background(), group); err != nil {
-			b.Fatal(err)
-		}
-	}
-	bytes := s.Stats().Bytes
-	s.Close()
-	b.SetBytes(bytes)
-	for b.Loop() {
-		s, err := Open(Options{Dir: dir})
-		if err != nil {
-			b.Fatal(err)
-		}
-		s.Close()
 	}
 }
