@@ -33,7 +33,8 @@ func (a *appliance) setupCalls() error {
 	}
 	o.Began, o.Ended = a.records.Began, a.records.Ended
 	st := a.sip.State()
-	a.features = feature.Install(&o, feature.Options{Doc: a.doc(), Store: a.store, Lamp: st.SetSlot, Free: a.free, MayWatch: a.mayWatch, Log: a.log})
+	a.features = feature.Install(&o, feature.Options{Doc: a.doc(), Store: a.store, Lamp: st.SetSlot, Free: a.free, MayWatch: a.mayWatch, Privacy: st, Log: a.log})
+	o.Appear = st.SetAppearance
 	if err := a.setupMailboxes(&o); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func (d declared) name(l *config.Line) string {
 
 func (d declared) account(l *config.Line) registrar.Account {
 	a := registrar.Account{Number: string(l.Number), Device: l.Phone, Index: l.Index, Name: d.name(l), Forward: string(l.Forward),
-		Voicemail: string(l.Voicemail), MaxCalls: l.MaxCalls, BusyAt: l.BusyAt}
+		Voicemail: string(l.Voicemail), MaxCalls: l.MaxCalls, BusyAt: l.BusyAt, Shared: len(l.Shared) > 0}
 	if a.Voicemail == "" {
 		a.Voicemail = string(d.Services.Voicemail)
 	}

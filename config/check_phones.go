@@ -158,6 +158,7 @@ func (c *checker) line(l *Line, path string) {
 	}
 	c.lineRights(l, path)
 	c.watchers(l, path)
+	c.shared(l, path)
 	if l.ParkLot != "" && c.whole("parking") {
 		var lots []string
 		for _, p := range c.d.Parking {
@@ -224,15 +225,19 @@ func (c *checker) indexes() {
 	if !c.whole("lines") {
 		return
 	}
-	at := map[*Line]string{}
-	for i := range c.d.Lines {
-		at[&c.d.Lines[i]] = fmt.Sprintf("lines[%d]", i)
+	type place struct{ number, phone string }
+	paths := map[place]string{}
+	for i, l := range c.d.Lines {
+		paths[place{string(l.Number), l.Phone}] = fmt.Sprintf("lines[%d]", i)
+		for j, s := range l.Shared {
+			paths[place{string(l.Number), s.Phone}] = fmt.Sprintf("lines[%d].shared[%d]", i, j)
+		}
 	}
 	for i := range c.d.Phones {
 		p := &c.d.Phones[i]
 		free := 1
 		for j, l := range c.d.LinesOf(p.Device) {
-			path := at[l] + ".index"
+			path := paths[place{string(l.Number), l.Phone}] + ".index"
 			switch {
 			case j > 0 && l.Index == c.d.LinesOf(p.Device)[j-1].Index:
 				prev := c.d.LinesOf(p.Device)[j-1]

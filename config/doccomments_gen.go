@@ -33,6 +33,7 @@ var typeDocs = map[string]string{
 	"SIP":                 "SIP holds what the PBX needs besides users and lines.",
 	"Schedule":            "Schedule is a set of open hours.",
 	"Services":            "Services are numbers of built-in services.",
+	"Shared":              "Shared is a further phone that shows a line.",
 	"Site":                "Site is what all phones and users have in common.",
 	"TrustedCertificates": "TrustedCertificates are certificates of another system.",
 	"Tunnel":              "Tunnel is the TUN device of the VPN on this appliance.",

@@ -34,6 +34,11 @@ func (d *Document) link() {
 		if n.Phone != "" {
 			l.onDev[n.Phone] = append(l.onDev[n.Phone], n)
 		}
+		for _, s := range n.Shared {
+			there := *n // the same line, in its place on the other phone
+			there.Phone, there.Index = s.Phone, s.Index
+			l.onDev[s.Phone] = append(l.onDev[s.Phone], &there)
+		}
 	}
 	for _, lines := range l.onDev {
 		slices.SortStableFunc(lines, func(a, b *Line) int { return cmp.Compare(a.Index, b.Index) })
@@ -69,7 +74,8 @@ func (d *Document) Line(number string) (*Line, bool) {
 	return l, ok
 }
 
-// LinesOf lists the lines of a phone in the order of their indexes. The caller must not change the slice.
+// LinesOf lists the lines of a phone in the order of their indexes: Phone and Index of a shared line are those of its place on
+// that phone. The caller must not change the slice.
 func (d *Document) LinesOf(device string) []*Line { return d.table().onDev[device] }
 
 // Policy finds a VPN policy by id.

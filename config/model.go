@@ -272,6 +272,8 @@ type Line struct {
 	User          string     `yaml:"user" doc:"Owner, a users id."`
 	Phone         string     `yaml:"phone" doc:"Device that shows it."`
 	Index         int        `yaml:"index" default:"1" min:"1" max:"200" doc:"Place on that device, from 1; index 1 registers."`
+	Shared        []Shared   `yaml:"shared" doc:"Further phones that show the same number: a shared line. A call rings on all of them, and each shows what the others do with it."`
+	Barge         string     `yaml:"barge" default:"cbarge" enum:"off,barge,cbarge" doc:"Whether another phone of a shared line may step into its calls: barge makes three parties at most, cbarge a conference; off."`
 	Password      Secret     `yaml:"password" pattern:"^[A-Za-z0-9]{8,30}$" want:"8 to 30 letters and digits" doc:"SIP password of a line without phone."`
 	Label         string     `yaml:"label" max:"30" doc:"Text beside the key; the number when empty."`
 	CallerID      CallerID   `yaml:"caller_id" doc:"How the line presents itself."`
@@ -292,6 +294,12 @@ type Line struct {
 	Record        RecordMode `yaml:"record" default:"on_demand" doc:"never, on_demand (by key) or always."`
 	DirectMedia   string     `yaml:"direct_media" default:"default" enum:"default,on,off" doc:"Whether audio may go to the other phone directly: default (as sip.direct_media says), on, off. Both lines of a call must agree."`
 	Voicemail     Digits     `yaml:"voicemail" doc:"Number of the messages key; services.voicemail when empty."`
+}
+
+// Shared is a further phone that shows a line.
+type Shared struct {
+	Phone string `yaml:"phone" required:"true" doc:"Device that shows it too."`
+	Index int    `yaml:"index" default:"1" min:"1" max:"200" doc:"Place on that device, from 1."`
 }
 
 // CallerID is how a line presents itself.
@@ -378,7 +386,7 @@ type Services struct {
 	EchoTest  Digits            `yaml:"echo_test" doc:"Hear yourself."`
 	Time      Digits            `yaml:"time" doc:"Time of day."`
 	Directory Digits            `yaml:"directory" doc:"Dial by name."`
-	Codes     map[string]string `yaml:"codes" keys:"^(forward_on|forward_off|dnd_toggle|pickup|pickup_number|hunt_toggle|hide_number|show_number|intercom|last_caller|record_toggle|park)$" wantkeys:"one of forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, intercom, last_caller, record_toggle, park" pattern:"^[0-9*#]+$" want:"digits, * and # in quotes" doc:"Feature codes for phones without keys: forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, hide_number, show_number, intercom, last_caller, record_toggle, park."`
+	Codes     map[string]string `yaml:"codes" keys:"^(forward_on|forward_off|dnd_toggle|pickup|pickup_number|hunt_toggle|privacy_toggle|hide_number|show_number|intercom|last_caller|record_toggle|park)$" wantkeys:"one of forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, privacy_toggle, hide_number, show_number, intercom, last_caller, record_toggle, park" pattern:"^[0-9*#]+$" want:"digits, * and # in quotes" doc:"Feature codes for phones without keys: forward_on, forward_off, dnd_toggle, pickup, pickup_number, hunt_toggle, privacy_toggle, hide_number, show_number, intercom, last_caller, record_toggle, park."`
 }
 
 // Features is how the keys of phones behave.

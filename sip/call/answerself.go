@@ -10,7 +10,7 @@ func (c *Call) answerBySelf(l *Leg) {
 	}
 	calls := 0
 	for _, line := range c.plan.LinesOf(l.Device) {
-		calls += moment{c.m}.Calls(line.Number)
+		calls += c.m.callsAt(line, l.Device)
 	}
 	if calls > 1 {
 		return // this one, and another

@@ -49,7 +49,7 @@ func (c *Call) begin(req *sip.Request) {
 	}
 	use := c.m.useLine(l.Line.Number)
 	use.join(l)
-	if n := (moment{c.m}).Calls(l.Line.Number); l.Line.MaxCalls > 0 && n > l.Line.MaxCalls {
+	if n := c.m.callsAt(l.Line, l.Device); l.Line.MaxCalls > 0 && n > l.Line.MaxCalls {
 		c.log.Info("too many calls of the line", "line", l.Line.Number)
 		l.reject(480)
 		return
@@ -64,6 +64,10 @@ func (c *Call) begin(req *sip.Request) {
 			return
 		}
 		l.offer, l.can = offer, offer.AudioCodecs()
+	}
+	if name, feature, named := joins(req); named {
+		c.joinCall(name, feature)
+		return
 	}
 	d := c.plan.Route(plan.Query{From: c.from, Dialled: c.dialled}, moment{c.m})
 	c.apply(d)
@@ -190,7 +194,7 @@ func (c *Call) ringLine(line *plan.Line, limit time.Duration) {
 		spec.callInfo = c.hunt.pilot
 	}
 	for _, b := range c.m.opt.Bindings.Lookup(line.Number) {
-		if !b.Reachable() {
+		if !b.Reachable() || c.skips(line, b) {
 			continue
 		}
 		if c.m.opt.SRTP == RequireSRTP && !b.Secure {

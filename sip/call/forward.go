@@ -24,14 +24,17 @@ func (c *Call) forwardAll(target string) {
 	// The store may take its time, the call's goroutine may not be needed meanwhile: nothing else can happen to this call but
 	// its end, which the events of the leg will tell.
 	line := l.Line.Number
-	c.store("forward", func(ctx context.Context) error { return c.m.opt.State.SetForward(ctx, line, target, state.ByPhone) })
+	c.Store("forward", func(ctx context.Context) error { return c.m.opt.State.SetForward(ctx, line, target, state.ByPhone) })
 }
 
 // toggle switches do-not-disturb or the log-in to hunt groups of the caller's phone: what its key does, or a code where it has
 // none ("dialplan" §2). A phone that has not asked itself is told, so that its display follows.
 func (c *Call) toggle(what string) {
 	st, d := c.m.opt.State, device(c.caller.Line)
-	c.store(what, func(ctx context.Context) error {
+	if c.caller.Device != "" {
+		d = c.caller.Device // of a shared line it is this phone's
+	}
+	c.Store(what, func(ctx context.Context) error {
 		if what == "dnd" {
 			return st.SetDND(ctx, d, !st.DND(d), state.ByPlan)
 		}
@@ -44,11 +47,11 @@ func (c *Call) nightSwitch(name string) {
 	st := c.m.opt.State
 	to := !st.Switch(name)
 	c.log.Info("night switch", "line", c.from, "dialled", name, "on", to)
-	c.store("switch", func(ctx context.Context) error { return st.SetSwitch(ctx, name, to, state.ByPhone) })
+	c.Store("switch", func(ctx context.Context) error { return st.SetSwitch(ctx, name, to, state.ByPhone) })
 }
 
-// store changes a setting and answers the caller when it is kept.
-func (c *Call) store(what string, set func(ctx context.Context) error) {
+// Store changes a setting and answers the caller when it is kept.
+func (c *Call) Store(what string, set func(ctx context.Context) error) {
 	l := c.caller
 	c.m.tasks.Go(what, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, storeWithin)

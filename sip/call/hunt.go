@@ -48,7 +48,7 @@ func (c *Call) ringNext() {
 		if left <= 0 {
 			break
 		}
-		if now.Calls(l.Number) == 0 && !now.Rejects(device(l)) && now.Registered(l.Number) {
+		if now.Calls(l.Number) == 0 && !l.Rejects(now) && now.Registered(l.Number) {
 			c.ring([]*plan.Line{l}, min(h.group.Each, left))
 			return
 		}

@@ -338,6 +338,7 @@ func (l *Leg) apply(a sdp.Agreed) error {
 
 // report tells the lamps what the leg is doing.
 func (l *Leg) report() {
+	l.appear()
 	p := state.Active
 	switch {
 	case l.state == down || l.state == ending || l.left:

@@ -246,7 +246,11 @@ func (l *Leg) confirmed(body []byte) {
 
 // Show changes what the phone displays as the other party and its security.
 func (l *Leg) Show(peer Identity, security int) {
+	changed := l.peer != peer
 	l.peer, l.security = peer, security
+	if changed {
+		l.appear()
+	}
 	switch {
 	case l.display() == l.shown:
 	case l.waiting() && l.state == ringing:

@@ -128,6 +128,10 @@ type Options struct {
 	Choices func(id registrar.Identity, d cisco.DataPassthrough, choice string) bool
 	// ReferServices handle transfers to a feature that is called by name, likewise. A name without handler is refused.
 	ReferServices map[string]func(c *Call, l *Leg, r *Referral, arg string)
+	// Join handles an INVITE that names a call of another phone of the same shared line: Barge, CBarge, Resume. Nil refuses it.
+	Join func(c *Call, target *Leg, feature string)
+	// Appear is told what a phone does with a shared line, for the line's other phones. It must not block. May be nil.
+	Appear func(a state.Appearance)
 	// Note adds to the boot record of a device; may be nil.
 	Note func(device, step, text string, failed bool)
 	// Began is told about each call as soon as its parties talk, from the call's goroutine, so it must not block. May be nil.
@@ -175,6 +179,7 @@ type Manager struct {
 	stopped bool
 	dialogs map[dialogKey]*Leg
 	lines   map[string]int // calls that a line has
+	places  map[place]int  // legs of a shared line at each of its phones
 	alerts  map[*Call][]Alert
 	owners  map[*owner]*Info
 	past    past
@@ -188,7 +193,7 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		opt: o, log: o.Log.With("component", "call"), dialogs: map[dialogKey]*Leg{}, lines: map[string]int{}, owners: map[*owner]*Info{},
+		opt: o, log: o.Log.With("component", "call"), dialogs: map[dialogKey]*Leg{}, lines: map[string]int{}, places: map[place]int{}, owners: map[*owner]*Info{},
 		alerts: map[*Call][]Alert{}, past: past{turns: map[string]int{}, last: map[string]time.Time{}, callers: map[string]string{}},
 	}
 	song := media.Melody()
@@ -379,6 +384,7 @@ func (m *Manager) useLine(line string) *lineUse {
 func (u *lineUse) join(l *Leg) {
 	u.legs++
 	l.use = u
+	u.m.countAt(l, 1)
 }
 
 func (u *lineUse) release(l *Leg) {
@@ -386,6 +392,7 @@ func (u *lineUse) release(l *Leg) {
 		return
 	}
 	l.use = nil
+	u.m.countAt(l, -1)
 	if u.legs--; u.legs == 0 {
 		u.m.freeLine(u.line)
 	}
@@ -499,16 +506,21 @@ func (m *Manager) Counts() (calls, dialogs, busyLines int) {
 // Go runs f beside the calls; what it has found goes back to a call with Leg.Do.
 func (m *Manager) Go(name string, f func(ctx context.Context)) { m.tasks.Go(name, f) }
 
-// Idle tells whether no line of a device has a call but those of except.
+// Idle tells whether no line of a device has a call but those of except. A call that another phone of a shared line has is none.
 func (m *Manager) Idle(device string, lines []string, except ...*Leg) bool {
 	mine := map[string]int{}
 	for _, l := range except {
 		mine[l.Line.Number]++
 	}
+	p := m.opt.Plan()
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, n := range lines {
-		if m.lines[n] > mine[n] {
+		calls := m.lines[n]
+		if l, ok := p.Line(n); ok && l.Shared() {
+			calls = m.places[place{n, device}]
+		}
+		if calls > mine[n] {
 			return false
 		}
 	}

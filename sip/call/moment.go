@@ -25,6 +25,9 @@ func (v moment) Rejects(device string) bool {
 }
 
 func (v moment) Calls(line string) int {
+	if l, ok := v.m.opt.Plan().Line(line); ok && l.Shared() {
+		return v.m.sharedCalls(l)
+	}
 	v.m.mu.RLock()
 	defer v.m.mu.RUnlock()
 	return v.m.lines[line]

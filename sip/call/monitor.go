@@ -81,7 +81,7 @@ func (m *Manager) Engaged(p *plan.Plan, device string) bool {
 		return true
 	}
 	for _, line := range p.LinesOf(device) {
-		if (moment{m}).Calls(line.Number) > 0 {
+		if m.callsAt(line, device) > 0 {
 			return true
 		}
 	}

@@ -77,10 +77,7 @@ func (c *Call) Gather(l, target *Leg, h Hooks, name Identity, done func(*Room, e
 		c.lent = nil
 		c.waiting--
 		other := c.other(l)
-		r := &Room{
-			m: c.m, mixer: c.m.opt.Media.NewMixer(), hooks: h, started: time.Now(), dialled: c.dialled, name: name,
-			loans: map[*Leg]*loan{}, coming: map[*owner]struct{}{},
-		}
+		r := c.m.newRoom(c.dialled, h, name)
 		if other == nil || !l.talking() || !c.m.startOwner(&r.owner, r) {
 			// A party of ours is gone meanwhile. The other call stays what it was.
 			from.settle(nil)
@@ -109,6 +106,13 @@ func (c *Call) Gather(l, target *Leg, h Hooks, name Identity, done func(*Room, e
 		}})
 		c.m.tasks.Go("room", r.run, r.cleanup)
 	}, fail)
+}
+
+func (m *Manager) newRoom(dialled string, h Hooks, name Identity) *Room {
+	return &Room{
+		m: m, mixer: m.opt.Media.NewMixer(), hooks: h, started: time.Now(), dialled: dialled, name: name,
+		loans: map[*Leg]*loan{}, coming: map[*owner]struct{}{},
+	}
 }
 
 // Add brings the far end of target into the room, as Gather does. done is called in the room's goroutine.

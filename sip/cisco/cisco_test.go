@@ -46,6 +46,12 @@ func TestGoldens(t *testing.T) {
 		{"answercallreq.xml", &Request{Answer: &AnswerCall{dialogID}}, &Request{}},
 		{"pidf-alerting.xml", &Presence{Entity: "sip:2002@10.20.0.5", Activity: Alerting, Open: true, Tuple: 4, Known: true}, &Presence{}},
 		{"offhook.xml", &DialogInfo{Version: 1, Entity: "sip:2001@10.20.0.5", Dialogs: []Dialog{{ID: "2001", State: "trying"}}}, &DialogInfo{}},
+		{"shared.xml", &DialogInfo{Version: 3, Full: true, Entity: "sip:302@192.0.2.10", Dialogs: []Dialog{
+			{ID: "L7", CallID: "001122aa-0001@192.0.2.51", LocalTag: "ph1", RemoteTag: "rf1", Direction: "initiator", State: "confirmed",
+				Local: &Participant{URI: "sip:302@192.0.2.10", Held: true}, Remote: &Participant{Name: "Ada <&>", URI: "sip:301@192.0.2.10"}},
+			{ID: "L9", CallID: "rf-2@192.0.2.10", LocalTag: "ph2", RemoteTag: "rf2", Direction: "recipient", State: "terminated"},
+		}}, &DialogInfo{}},
+		{"privacyreq.xml", &Request{Privacy: &PrivacyUpdate{On: true}}, &Request{}},
 		{"mwi.txt", &MessageSummary{New: 2, Account: "sip:8500@10.20.0.5"}, &MessageSummary{}},
 		{"service-control.txt", &ServiceControl{
 			Action: "restart", RegisterCallID: "02aa11bb-22c10002-0a1b2c3d-4e5f6071@10.20.4.31", Stamps: &Stamps{},

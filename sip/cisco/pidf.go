@@ -97,7 +97,45 @@ type Dialog struct {
 	ID        string
 	Direction string // "", initiator, recipient
 	CallID    string
+	LocalTag  string // of whoever has the dialog; with RemoteTag it names a call of a shared line (sip-calls.md §26)
+	RemoteTag string
 	State     string // trying, early, confirmed, terminated
+
+	Local, Remote *Participant // nil: not told
+}
+
+// Participant is one end of a Dialog.
+type Participant struct {
+	Name string
+	URI  string // "": withheld
+	Held bool   // RFC 4235 §4.1.6.2: +sip.rendering is no
+}
+
+func (p *Participant) write(w *writer, name string) {
+	if p == nil {
+		return
+	}
+	w.line("<", name, ">")
+	if p.URI != "" {
+		w.line(`<identity display="`, w.text(p.Name), `">`, w.text(p.URI), "</identity>")
+		if name == "local" {
+			w.line(`<target uri="`, w.text(p.URI), `"><param pname="+sip.rendering" pvalue="`, choose(p.Held, "no", "yes"), `"/></target>`)
+		}
+	}
+	w.line("</", name, ">")
+}
+
+func participant(n *node) *Participant {
+	if n.name == "" {
+		return nil
+	}
+	p := &Participant{Name: n.child("identity").attr("display"), URI: n.child("identity").text}
+	for _, c := range n.child("target").children {
+		if c.name == "param" && c.attr("pname") == "+sip.rendering" {
+			p.Held = c.attr("pvalue") == "no"
+		}
+	}
+	return p
 }
 
 // Marshal writes the document.
@@ -110,11 +148,19 @@ func (d *DialogInfo) Marshal() []byte {
 		if x.CallID != "" {
 			open += ` call-id="` + w.text(x.CallID) + `"`
 		}
+		if x.LocalTag != "" {
+			open += ` local-tag="` + w.text(x.LocalTag) + `"`
+		}
+		if x.RemoteTag != "" {
+			open += ` remote-tag="` + w.text(x.RemoteTag) + `"`
+		}
 		if x.Direction != "" {
 			open += ` direction="` + w.text(x.Direction) + `"`
 		}
 		w.line(open, ">")
 		w.element("state", x.State)
+		x.Local.write(w, "local")
+		x.Remote.write(w, "remote")
 		w.line("</dialog>")
 	}
 	w.line("</dialog-info>")
@@ -139,6 +185,8 @@ func (d *DialogInfo) Unmarshal(b []byte) error {
 		if c.name == "dialog" {
 			d.Dialogs = append(d.Dialogs, Dialog{
 				ID: c.attr("id"), Direction: c.attr("direction"), CallID: c.attr("call-id"), State: c.child("state").text,
+				LocalTag: c.attr("local-tag"), RemoteTag: c.attr("remote-tag"),
+				Local: participant(c.child("local")), Remote: participant(c.child("remote")),
 			})
 		}
 	}

@@ -10,13 +10,14 @@ import (
 // name of an element that is none of ours.
 //
 //	<x-cisco-remotecc-request>
-//	<dndupdate> | <hlogupdate> | <cfwdallupdate> | <bulkupdate> | <statuslineupdatereq> | <playtonereq> | <answercallreq>
+//	<dndupdate> | <hlogupdate> | <cfwdallupdate> | <bulkupdate> | <privacyreq> | <statuslineupdatereq> | <playtonereq> | <answercallreq>
 //	| <initiatecallreq> | <holdretrievereq> | <notifyreq> | <datapassthroughreq>            server to phone
 //	| <softkeyeventmsg> | <bulkregisterreq> | <optionsind> | <x-cisco-location>             phone to server
 //	</x-cisco-remotecc-request>
 type Request struct {
 	DND          *DNDUpdate
 	HuntLogin    *HuntLoginUpdate
+	Privacy      *PrivacyUpdate
 	Forward      *ForwardUpdate
 	Bulk         *BulkUpdate
 	StatusLine   *StatusLine
@@ -44,6 +45,9 @@ type DNDUpdate struct{ On, Reject bool }
 
 // HuntLoginUpdate shows the hunt group login (sip-state.md §6).
 type HuntLoginUpdate struct{ On bool }
+
+// PrivacyUpdate shows whether the phone's calls are hidden from the other phones of its lines (sip-calls.md §26).
+type PrivacyUpdate struct{ On bool }
 
 // ForwardUpdate shows forward-all of one line (sip-state.md §5); an empty Target clears it.
 type ForwardUpdate struct {
@@ -163,6 +167,10 @@ func (r *Request) Marshal() []byte {
 		w.line("<hlogupdate>")
 		w.element("status", choose(r.HuntLogin.On, "on", "off"))
 		w.line("</hlogupdate>")
+	case r.Privacy != nil:
+		w.line("<privacyreq>")
+		w.element("status", choose(r.Privacy.On, "true", "false"))
+		w.line("</privacyreq>")
 	case r.Forward != nil:
 		w.line("<cfwdallupdate>")
 		w.number("linenumber", r.Forward.Line)
@@ -248,6 +256,8 @@ func (r *Request) Unmarshal(b []byte) error {
 		r.DND = &DNDUpdate{On: n.child("state").text == "enable", Reject: n.child("option").text == "callreject"}
 	case "hlogupdate":
 		r.HuntLogin = &HuntLoginUpdate{On: n.child("status").text == "on"}
+	case "privacyreq":
+		r.Privacy = &PrivacyUpdate{On: n.child("status").text == "true"}
 	case "cfwdallupdate":
 		r.Forward = &ForwardUpdate{
 			Line: n.number("linenumber"), Target: n.child("fwdaddress").text, ToVoicemail: n.child("tovoicemail").text == "on",

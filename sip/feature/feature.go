@@ -19,6 +19,7 @@ import (
 	"ringfence/sip/feature/page"
 	"ringfence/sip/feature/park"
 	"ringfence/sip/feature/pickup"
+	"ringfence/sip/feature/privacy"
 	"ringfence/sip/feature/quality"
 	"ringfence/sip/feature/transfer"
 	"ringfence/sip/plan"
@@ -39,6 +40,7 @@ type Options struct {
 	Free  func(line string) bool         // tells whether a line could be called now
 	// MayWatch tells whether a line may know the state of a number; nil is yes.
 	MayWatch func(line, number string) bool
+	Privacy  privacy.Settings // who hides calls on shared lines; nil: the key is not served
 	Log      *slog.Logger
 }
 
@@ -90,6 +92,13 @@ func Install(o *call.Options, fo Options) *Features {
 		}
 		return f.Rooms.Choices(id, d, choice)
 	}
+	if fo.Privacy != nil {
+		key := &privacy.Switch{Settings: fo.Privacy, Log: log}
+		o.LegKeys["Privacy"], o.IdleKeys["Privacy"] = key.Key, key.Idle
+		o.Services["privacy"] = key.Code
+		f.Rooms.Private = fo.Privacy.Privacy
+	}
+	o.Join = f.Rooms.Enter
 	o.MayPress = f.Rooms.MayPress
 	o.Rang, o.Alerting, o.Busy = autoanswer.Rang, f.notices.Alerting, f.Callback.Refused
 	o.Down = func(l *call.Leg, i call.LegInfo) {

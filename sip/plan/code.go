@@ -28,7 +28,7 @@ var codes = map[string]struct {
 	prefix  bool // of an ordinary number
 }{
 	"forward_on": {service: "cfwdall", arg: true}, "forward_off": {service: "cfwdall"},
-	"dnd_toggle": {service: "dnd"}, "hunt_toggle": {service: "hunt"},
+	"dnd_toggle": {service: "dnd"}, "hunt_toggle": {service: "hunt"}, "privacy_toggle": {service: "privacy"},
 	"pickup": {service: "pickup"}, "pickup_number": {service: "gpickup", arg: true}, "park": {service: "park"},
 	"hide_number": {prefix: true}, "show_number": {prefix: true}, "intercom": {prefix: true},
 	"last_caller": {}, "record_toggle": {service: "record"},

@@ -102,11 +102,11 @@ func (p *Plan) toGroup(d *Decision, g *HuntGroup, s State) {
 		l, ok := p.lines[number]
 		switch {
 		case !ok:
-		case g.LoginRequired && !s.LoggedIn(l.device()):
+		case g.LoginRequired && !l.LoggedIn(s):
 			d.step("member", "%s is logged out", number)
 		case !s.Registered(number):
 			d.step("member", "%s is not registered", number)
-		case s.Rejects(l.device()):
+		case l.Rejects(s):
 			d.step("member", "%s refuses calls", number)
 		case s.Forward(number) != "":
 			d.step("member", "%s forwards its calls", number)

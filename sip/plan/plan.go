@@ -45,9 +45,11 @@ func (a At) Now() time.Time { return a.Time }
 // Line is a line with what a call needs to know of it.
 type Line struct {
 	Number    string
-	Name      string // shown to others
-	Device    string // "" for a line without a phone
-	Encrypted bool   // its phone is in encrypted mode
+	Name      string   // shown to others
+	Device    string   // "" for a line without a phone
+	Devices   []string // all that show it: more than one for a shared line
+	Barge     string   // of a shared line: off, barge or cbarge
+	Encrypted bool     // its phone is in encrypted mode
 	MaxCalls  int
 	BusyAt    int
 	Ring      time.Duration
@@ -78,6 +80,25 @@ func (l *Line) device() string {
 		return l.Device
 	}
 	return l.Number
+}
+
+// Shared tells whether several phones show the line ("sip-calls" §26).
+func (l *Line) Shared() bool { return len(l.Devices) > 1 }
+
+// Rejects tells whether do-not-disturb refuses calls to the line: of a shared one, that of all its phones.
+func (l *Line) Rejects(s State) bool {
+	if !l.Shared() {
+		return s.Rejects(l.device())
+	}
+	return !slices.ContainsFunc(l.Devices, func(d string) bool { return !s.Rejects(d) })
+}
+
+// LoggedIn tells whether a phone of the line takes calls of hunt groups.
+func (l *Line) LoggedIn(s State) bool {
+	if !l.Shared() {
+		return s.LoggedIn(l.device())
+	}
+	return slices.ContainsFunc(l.Devices, s.LoggedIn)
 }
 
 // Cause is why ringing a line came to nothing.
@@ -149,8 +170,8 @@ func Compile(d *config.Document) *Plan {
 		l := &d.Lines[i]
 		c := compileLine(d, l)
 		p.lines[c.Number] = c
-		if c.Device != "" {
-			p.onDevice[c.Device] = append(p.onDevice[c.Device], c)
+		for _, device := range c.Devices {
+			p.onDevice[device] = append(p.onDevice[device], c)
 		}
 	}
 	add := func(number config.Digits, kind ObjectKind, name string) {
@@ -240,6 +261,12 @@ func compileLine(d *config.Document, l *config.Line) *Line {
 		Ring:   time.Duration(l.RingSeconds) * time.Second, Voicemail: string(l.Voicemail), rights: map[string]bool{},
 		rules: [causes]config.Dest{Busy: l.OnBusy, NoAnswer: l.OnNoAnswer, Unreachable: l.OnUnreachable},
 	}
+	if c.Device != "" {
+		c.Devices, c.Barge = []string{c.Device}, l.Barge
+		for _, s := range l.Shared {
+			c.Devices = append(c.Devices, s.Phone)
+		}
+	}
 	if u, ok := d.User(l.User); ok {
 		if c.Name == "" {
 			c.Name = u.Name
@@ -291,7 +318,7 @@ func (p *Plan) Lines() []*Line {
 func (p *Plan) NumbersOf(device string) []string {
 	var out []string
 	for n, l := range p.lines {
-		if device != "" && l.Device == device {
+		if slices.Contains(l.Devices, device) {
 			out = append(out, n)
 		}
 	}

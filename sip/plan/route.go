@@ -203,8 +203,8 @@ func (p *Plan) toLine(d *Decision, l *Line, s State) {
 		p.rule(d, l, Busy, UserBusy, s)
 		return
 	}
-	if device := l.device(); s.Rejects(device) {
-		d.step("do not disturb", "%s refuses calls", device)
+	if l.Rejects(s) {
+		d.step("do not disturb", "%s refuses calls", l.device())
 		p.rule(d, l, Busy, ReasonDND, s)
 		return
 	}

@@ -115,7 +115,7 @@ func (r *Registrar) digest(tx *transaction.Server) (caller, bool) {
 		r.challenge(tx, true)
 		return caller{}, false
 	}
-	who, password, known := r.account(user)
+	who, password, known := r.account(user, r.device(tx))
 	if !cred.correct(r.opt.Realm, string(req.Method), password) || !known {
 		r.wrong(tx, user, who, known, now)
 		return caller{}, false
@@ -147,10 +147,44 @@ func (r *Registrar) credentials(req *sip.Request) (credentials, error) {
 	return credentials{}, err
 }
 
+// accountOn is a line as a device has it: a shared line is on several, with a place of its own on each.
+func (r *Registrar) accountOn(line, device string) (Account, bool) {
+	a, ok := r.opt.Accounts.Line(line)
+	if !ok || !a.Shared || device == "" || device == a.Device {
+		return a, ok
+	}
+	d, _ := r.opt.Accounts.Device(device)
+	for _, l := range d.Lines {
+		if l.Number == line {
+			return l, true
+		}
+	}
+	return a, true
+}
+
+// device is the device that a request says it is from. It decides only whose password is asked for where several phones share
+// their first line.
+func (r *Registrar) device(tx *transaction.Server) string {
+	if name := tx.Flow().Device(); name != "" {
+		return name
+	}
+	if list, err := parseContacts(tx.Request()); err == nil && len(list) > 0 {
+		for k, v := range list[0].params {
+			if strings.HasPrefix(k, "+u.sip!devicename.ccm.") {
+				return strings.Trim(v, `"`)
+			}
+		}
+	}
+	if id, ok := r.ByFlow(tx.Flow()); ok {
+		return id.Device
+	}
+	return ""
+}
+
 // account finds whose credentials user names and their password. For somebody unknown it returns a password that nobody has,
 // so that the same work is done.
-func (r *Registrar) account(user string) (who caller, password string, known bool) {
-	a, ok := r.opt.Accounts.Line(user)
+func (r *Registrar) account(user, device string) (who caller, password string, known bool) {
+	a, ok := r.accountOn(user, device)
 	if !ok {
 		return caller{}, r.dummy, false
 	}

@@ -97,7 +97,7 @@ func (r *Registrar) restore() {
 
 // restoreOneLocked makes a record of what was kept, if the line is still declared so. r.mu is held.
 func (r *Registrar) restoreOneLocked(key string, s saved, now time.Time) bool {
-	a, ok := r.opt.Accounts.Line(s.Line)
+	a, ok := r.accountOn(s.Line, s.Device)
 	if !ok || a.Device != s.Device {
 		return false
 	}
@@ -165,7 +165,7 @@ func (r *Registrar) Reload() {
 	r.mu.Lock()
 	for _, rec := range r.records {
 		b := rec.primary()
-		a, ok := r.opt.Accounts.Line(b.Line)
+		a, ok := r.accountOn(b.Line, rec.device)
 		if ok = ok && a.Device == rec.device; ok && rec.device != "" {
 			var d DeviceInfo
 			if d, ok = r.opt.Accounts.Device(rec.device); ok && a.Index == 1 {

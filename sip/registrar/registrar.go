@@ -57,6 +57,7 @@ type Account struct {
 	Forward   string // forward-all before anybody has set one
 	MaxCalls  int
 	BusyAt    int
+	Shared    bool // other phones show it too
 }
 
 // DeviceInfo is a Cisco phone as declared.

@@ -2,6 +2,7 @@ package state
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ type device struct {
 	name    string
 	binding *registrar.Binding // of the primary line
 	keys    []*dialog          // in the order of the declaration
+	shared  []*dialog          // of its shared lines
 
 	mu      sync.Mutex
 	next    int // first key that was not sent in this round
@@ -26,6 +28,8 @@ type device struct {
 	timer   *time.Timer
 	stopped bool
 }
+
+func (d *device) all() []*dialog { return append(slices.Clone(d.keys), d.shared...) }
 
 // window is how many first lamps are under way to one phone at a time: phones still booting drop what they cannot queue
 // (sip-state.md §1).
@@ -52,6 +56,18 @@ func (s *State) burst(e registrar.Event) {
 		k.freshLocked()
 		d.keys = append(d.keys, k)
 	}
+	for _, number := range s.sharedLines(info) {
+		for _, x := range e.Bindings {
+			if x.Line == number {
+				k := &dialog{
+					event: "dialog", topic: "s/" + number, number: number, f: x.Flow, target: x.Contact, watcher: number, dev: d,
+					to: &sip.ToHeader{Address: x.Contact}, user: number,
+				}
+				k.freshLocked()
+				d.shared = append(d.shared, k)
+			}
+		}
+	}
 	s.mu.Lock()
 	if s.stopped {
 		s.mu.Unlock()
@@ -59,12 +75,15 @@ func (s *State) burst(e registrar.Event) {
 	}
 	s.dropDeviceLocked(e.Device)
 	s.devices[e.Device] = d
-	for _, k := range d.keys {
+	for _, k := range d.all() {
 		s.addLocked(k)
 	}
 	s.mu.Unlock()
 
 	s.pushInitial(b, info)
+	for _, k := range d.shared {
+		s.refresh(k, false)
+	}
 	s.pump(d)
 	d.mu.Lock()
 	if !d.stopped && len(d.keys) > 0 {
@@ -120,6 +139,11 @@ func (s *State) Reload() {
 		for i := 0; same && i < len(watched); i++ {
 			same = watched[i] == d.keys[i].number
 		}
+		shared := s.sharedLines(info)
+		same = same && len(shared) == len(d.shared)
+		for i := 0; same && i < len(shared); i++ {
+			same = slices.ContainsFunc(d.shared, func(k *dialog) bool { return k.number == shared[i] })
+		}
 		if !same {
 			_ = s.Resync(name) // a phone that is not there gets it when it comes
 		}
@@ -153,6 +177,9 @@ func (s *State) pushInitial(b *registrar.Binding, info registrar.DeviceInfo) {
 		{DND: s.dndUpdate(info.Name)},
 		{HuntLogin: &cisco.HuntLoginUpdate{On: s.HuntLogin(info.Name)}},
 		{Bulk: s.bulk(info)},
+	}
+	if len(s.sharedLines(info)) > 0 {
+		requests = append(requests, cisco.Request{Privacy: &cisco.PrivacyUpdate{On: s.Privacy(info.Name)}})
 	}
 	s.Push(b, func(code int, err error) {
 		if code >= 300 {
@@ -233,7 +260,7 @@ func (s *State) dropDeviceLocked(name string) {
 	}
 	delete(s.devices, name)
 	d.stop()
-	for _, k := range d.keys {
+	for _, k := range d.all() {
 		s.dropLocked(k)
 	}
 }

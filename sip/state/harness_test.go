@@ -274,6 +274,8 @@ func (c *client) got() []string {
 					s += fmt.Sprintf(" dnd%+v", *r.DND)
 				case r.HuntLogin != nil:
 					s += fmt.Sprintf(" hunt%+v", *r.HuntLogin)
+				case r.Privacy != nil:
+					s += fmt.Sprintf(" privacy%+v", *r.Privacy)
 				case r.Forward != nil:
 					s += fmt.Sprintf(" forward%+v", *r.Forward)
 				case r.Bulk != nil:
@@ -294,6 +296,16 @@ func (c *client) got() []string {
 			var d cisco.DialogInfo
 			if err := d.Unmarshal(req.Body()); err != nil {
 				c.b.t.Errorf("dialog-info: %v", err)
+			}
+			if x := d.Dialogs[0]; x.LocalTag != "" {
+				s += " dialog " + x.ID + " " + x.State + " " + x.CallID + " " + x.LocalTag + " " + x.RemoteTag
+				if x.Remote != nil {
+					s += " " + userOf(x.Remote.URI)
+				}
+				if x.Local.Held && x.State != "terminated" {
+					s += " held"
+				}
+				break
 			}
 			s += " dialog " + d.Dialogs[0].State
 		default:

@@ -41,10 +41,11 @@ type dialog struct {
 	cseq        uint32
 	version     int
 	outstanding bool
-	again       bool   // look again when the answer has come
-	force       bool   // and send even if nothing has changed
-	shown       string // what the last NOTIFY said, "" before the first
-	acked       string // what the phone has confirmed
+	again       bool                    // look again when the answer has come
+	force       bool                    // and send even if nothing has changed
+	listed      map[string]cisco.Dialog // of a shared line: what the last NOTIFY named
+	shown       string                  // what the last NOTIFY said, "" before the first
+	acked       string                  // what the phone has confirmed
 	failures    int
 	tried       time.Time
 }
@@ -184,6 +185,9 @@ func (s *State) render(d *dialog) (key, contentType string, body []byte) {
 		p.Entity, p.Tuple = "sip:"+d.number+"@"+host(d.f), d.version
 		return s.presenceKey(p, d.number), cisco.TypePIDF, p.Marshal()
 	case "dialog":
+		if d.dev != nil {
+			return s.renderShared(d)
+		}
 		p := s.presence(d.number)
 		return s.presenceKey(p, d.number), cisco.TypeDialogInfo, dialogInfo(p, d).Marshal()
 	case "message-summary":

@@ -79,6 +79,13 @@ func (s *State) ownLine(id registrar.Identity, line string) (string, bool) {
 	if a, ok := s.opt.Accounts.Line(line); ok && (id.Device != "" && a.Device == id.Device || id.Device == "" && line == id.Line) {
 		return line, true
 	}
+	if id.Device != "" { // one that it shares
+		for _, l := range s.linesOf(id.Device) {
+			if l.Number == line {
+				return line, true
+			}
+		}
+	}
 	return "", false
 }
 

@@ -39,6 +39,15 @@ func (s *State) loadLocked(key string, value []byte, present bool) (Change, bool
 			s.hunt[rest] = v == "yes"
 		}
 		return Change{Kind: HuntChanged, Device: rest, Origin: ByPeer}, true
+	case "privacy":
+		on := present && v == "yes"
+		if s.privacy[rest] == on {
+			return Change{}, false
+		}
+		if delete(s.privacy, rest); on {
+			s.privacy[rest] = true
+		}
+		return Change{Kind: PrivacyChanged, Device: rest, Origin: ByPeer}, true
 	case "switch":
 		was, had := s.switches[rest]
 		if had == present && was == (v == "yes") {
@@ -217,6 +226,10 @@ func (s *State) settingLocked(c Change) {
 		topics = append(topics, "f/"+c.Line)
 	case SwitchChanged:
 		topics = append(topics, "p/"+c.Line)
+	case PrivacyChanged:
+		for _, l := range s.linesOf(c.Device) {
+			topics = append(topics, "s/"+l.Number)
+		}
 	}
 	s.changedLocked(c, topics...)
 }
@@ -229,6 +242,8 @@ func (s *State) show(c Change) {
 		if c.Origin != ByPhone {
 			s.toDevice(c.Device, cisco.Request{DND: s.dndUpdate(c.Device)})
 		}
+	case PrivacyChanged:
+		s.toDevice(c.Device, cisco.Request{Privacy: &cisco.PrivacyUpdate{On: s.Privacy(c.Device)}})
 	case HuntChanged:
 		s.toDevice(c.Device, cisco.Request{HuntLogin: &cisco.HuntLoginUpdate{On: s.HuntLogin(c.Device)}})
 	case ForwardChanged:

@@ -148,6 +148,9 @@ type State struct {
 	hookSince map[string]time.Time // line -> when it was last taken off-hook
 	switches  map[string]bool      // manual switches by name; absent: off
 
+	appear  map[string]map[string]Appearance // shared line -> leg
+	privacy map[string]bool                  // device; absent: off
+
 	checking sync.Mutex    // one Check at a time
 	doubted  map[Leg]Phase // under checking: legs that the last look found otherwise, and what they were there
 }
@@ -174,8 +177,9 @@ func New(o Options) (*State, error) {
 		dirty: make(map[string]bool), feed: make(map[int]func(Change)), topics: make(map[string]map[*dialog]bool),
 		byKey: make(map[dialogKey]*dialog), byFlow: make(map[string]map[*dialog]bool), devices: make(map[string]*device),
 		graces: make(map[string]*time.Timer), hookSince: make(map[string]time.Time), switches: make(map[string]bool),
+		appear: make(map[string]map[string]Appearance), privacy: make(map[string]bool),
 	}
-	for _, prefix := range []string{"dnd/", "fwd/", "hunt/", "switch/"} {
+	for _, prefix := range []string{"dnd/", "fwd/", "hunt/", "switch/", "privacy/"} {
 		o.Store.Scan(prefix, func(key string, value []byte) bool {
 			s.loadLocked(key, value, true)
 			return true
@@ -246,13 +250,14 @@ const (
 	HuntChanged     ChangeKind = "hunt"     //
 	MessagesChanged ChangeKind = "messages" //
 	SwitchChanged   ChangeKind = "switch"   //
+	PrivacyChanged  ChangeKind = "privacy"  //
 )
 
 // Change is one entry of the feed.
 type Change struct {
 	Kind   ChangeKind
 	Line   string // LineChanged, ForwardChanged, MessagesChanged; name of a switch
-	Device string // DNDChanged, HuntChanged
+	Device string // DNDChanged, HuntChanged, PrivacyChanged
 	Origin Origin
 }
 
@@ -514,12 +519,12 @@ func (s *State) Registration(e registrar.Event) {
 	}
 	switch e.Kind {
 	case registrar.Refreshed:
-		s.presentLocked(e.Bindings, true)
+		s.presentLocked(e.Bindings, here)
 	case registrar.Fresh:
 		for _, b := range e.Bindings {
 			delete(s.hook, b.Line) // sip-state.md §3: zeroed by a registration from a new address
 		}
-		s.presentLocked(e.Bindings, true)
+		s.presentLocked(e.Bindings, here)
 	case registrar.Gone:
 		for _, b := range e.Bindings {
 			delete(s.hook, b.Line)
@@ -537,18 +542,21 @@ func (s *State) Registration(e registrar.Event) {
 	}
 }
 
-// elsewhere tells whether a line without device is still registered from another place.
-func (s *State) elsewhere(e registrar.Event) bool {
-	if e.Device != "" {
-		return false
-	}
-	for _, b := range s.opt.Registrar.Lookup(e.Bindings[0].Line) {
-		if b.Reachable() {
-			return true
+// elsewhere returns which of the lines of an event are still registered from another place: one without device, or one that
+// several phones share.
+func (s *State) elsewhere(e registrar.Event) func(line string) bool {
+	still := make(map[string]bool)
+	for _, x := range e.Bindings {
+		for _, b := range s.opt.Registrar.Lookup(x.Line) {
+			if b.Reachable() && (e.Device == "" || b.Device != e.Device) {
+				still[x.Line] = true
+			}
 		}
 	}
-	return false
+	return func(line string) bool { return still[line] }
 }
+
+func here(string) bool { return true }
 
 // lost ends the grace of a phone whose connection broke.
 func (s *State) lost(name string, e registrar.Event) {
@@ -563,8 +571,9 @@ func (s *State) lost(name string, e registrar.Event) {
 }
 
 // presentLocked sets whether lines are registered. s.mu is held.
-func (s *State) presentLocked(bindings []*registrar.Binding, present bool) {
+func (s *State) presentLocked(bindings []*registrar.Binding, is func(line string) bool) {
 	for _, b := range bindings {
+		present := is(b.Line)
 		if s.present[b.Line] == present {
 			s.changedLocked(Change{Kind: LineChanged, Line: b.Line}, "p/"+b.Line) // hook may have changed
 			continue

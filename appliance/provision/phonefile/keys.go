@@ -35,11 +35,13 @@ var softKeyTable = []softKey{
 	{"RmLstC", 57, 19, 319, true},
 	{"DND", 63, 69, 369, true},
 	{"CallBack", 65, 20, 320, false},
+	{"Barge", 67, 21, 321, false}, // these two by the numbers of their phrases (sip-calls §1.3); not verified on hardware
 	{"QRT", 75, 22, 322, false},
 	{"MCID", 76, 27, 327, false},
 	{"Select", 78, 29, 329, true},
 	{"ConfList", 79, 30, 330, false},
 	{"iDivert", 80, 31, 331, false},
+	{"cBarge", 81, 32, 332, false},
 	{"OPickUp", 91, 34, 334, false},
 	{"HLog", 92, 35, 335, true},
 	{"AbbrDial", 7740, 71, 371, false},
@@ -64,7 +66,7 @@ var softKeySets = []struct {
 	{"Connected Conference", []string{"EndCall", "!Confrn", "ConfList", "DND", "QRT"}},
 	{"On Hold", []string{"Resume", "NewCall", "iDivert", "Select", "Join", "DND"}},
 	{"Ring In", []string{"Answer", "iDivert", "DND"}},
-	{"Remote In Use", nil},
+	{"Remote In Use", []string{"Barge", "cBarge"}},
 }
 
 // has tells whether a function is both declared for this phone and offered by the PBX.
@@ -102,6 +104,11 @@ func (p *phone) hasOtherPickup() bool {
 	return p.Offers&Pickup != 0 && slices.ContainsFunc(p.lines, func(l *config.Line) bool { return len(l.Pickup.Other) > 0 })
 }
 
+// barges tells whether the phone may step into calls of a line that it shares, in that way.
+func (p *phone) barges(how string) bool {
+	return slices.ContainsFunc(p.lines, func(l *config.Line) bool { return len(l.Shared) > 0 && l.Barge == how })
+}
+
 // shows tells whether this phone gets a soft key.
 func (p *phone) shows(k softKey) bool {
 	if k.only7900 && p.model.Series != "7900" {
@@ -132,6 +139,10 @@ func (p *phone) shows(k softKey) bool {
 		return p.has(MaliciousCall)
 	case "AbbrDial":
 		return p.has(AbbreviatedDial)
+	case "Barge":
+		return p.barges("barge")
+	case "cBarge":
+		return p.barges("cbarge")
 	}
 	return true
 }
@@ -189,7 +200,7 @@ func (p *phone) featurePolicy(stamp string) ([]byte, error) {
 			{"Speed Dial", p.has(AbbreviatedDial)},
 			{"Call Back", p.has(CallBack)},
 			{"Redial", true},
-			{"Barge", false},
+			{"Barge", p.barges("barge") || p.barges("cbarge")},
 			{"Divert (Connected)", p.has(Divert)},
 			{"Call PickUp", p.has(Pickup)},
 			{"Other Call PickUp", p.hasOtherPickup()},

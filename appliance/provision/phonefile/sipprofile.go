@@ -143,7 +143,7 @@ func (p *phone) line(w *writer, l *config.Line, first bool) {
 		w.el("authName", string(l.Number))
 		w.el("authPassword", p.Password)
 	}
-	w.flag("sharedLine", false)
+	w.flag("sharedLine", len(l.Shared) > 0)
 	w.num("messageWaitingLampPolicy", 3)
 	w.num("messageWaitingAMWI", 0)
 	messages := l.Voicemail

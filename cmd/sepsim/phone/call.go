@@ -67,8 +67,9 @@ type Call struct {
 	offering            bool     // a re-INVITE of this side is open
 	answered            *message // 200 sent and waiting for its ACK
 	ackTimer            *time.Timer
-	ownOffer            offered // what the ACK answers
-	pendingOffer        bool    // the ACK must bring the answer (offerless INVITE)
+	ownOffer            offered       // what the ACK answers
+	pendingOffer        bool          // the ACK must bring the answer (offerless INVITE)
+	names               []headerField // of the INVITE, about a call of another phone
 
 	sessionID  string // Session-ID header of newer loads
 	session    uint64 // own o= line

@@ -78,6 +78,7 @@ type Line struct {
 	MaxCalls, BusyTrigger  int
 	AutoAnswer             int
 	Messages               string
+	Shared                 bool // other phones have it too
 }
 
 // Key is any other line key.
@@ -338,7 +339,7 @@ func (r *reader) lines(c *Config, m manners) {
 			AuthName: n.limited("authName", 30), AuthPassword: n.limited("authPassword", 30),
 			Contact: n.limited("contact", 64), Messages: n.root.get("messagesNumber"),
 			MaxCalls: n.number("maxNumCalls", 5, 1, 200), BusyTrigger: n.number("busyTrigger", 4, 1, 200),
-			AutoAnswer: n.number("autoAnswer/autoAnswerEnabled", 0, 0, 3),
+			AutoAnswer: n.number("autoAnswer/autoAnswerEnabled", 0, 0, 3), Shared: n.root.get("sharedLine") == "true",
 		}
 		if l.BusyTrigger > l.MaxCalls {
 			n.fail("busyTrigger %d above maxNumCalls %d", l.BusyTrigger, l.MaxCalls)

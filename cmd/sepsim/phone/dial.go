@@ -16,6 +16,11 @@ func (p *Phone) Call(ctx context.Context, number string) (*Call, error) {
 // CallFrom dials a number on the line with that index. The digits go through the dial template first. The phone is off-hook
 // from before the INVITE until after it, and tells the server so where hook status was agreed (state §3).
 func (p *Phone) CallFrom(ctx context.Context, index int, number string) (*Call, error) {
+	return p.callWith(ctx, index, number)
+}
+
+// callWith is CallFrom with further headers in the INVITE.
+func (p *Phone) callWith(ctx context.Context, index int, number string, names ...headerField) (*Call, error) {
 	p.mu.Lock()
 	l, conf, ok := p.link, p.config, p.reg.registered
 	p.mu.Unlock()
@@ -37,6 +42,7 @@ func (p *Phone) CallFrom(ctx context.Context, index int, number string) (*Call, 
 	}
 	number = p.dialled(index, number)
 	c := p.newCall(l, conf, *line)
+	c.names = names
 	if err := c.media.open(conf, l.local.Addr()); err != nil {
 		return nil, fmt.Errorf("call %s: %w", number, err)
 	}
@@ -98,6 +104,7 @@ func (c *Call) sendInvite(o offered) error {
 	if p.man.series != "7800" && p.man.series != "8800" {
 		m.add("Call-Info", "<urn:x-cisco-remotecc:callinfo>; security= %s; orientation= from; gci= 1-%d", c.claim(), p.seq&0xffff)
 	}
+	m.headers = append(m.headers, c.names...)
 	m.with("application/sdp", o.String())
 	m.add("Content-Disposition", "session;handling=optional")
 	c.invite = m

@@ -31,6 +31,8 @@ type display struct {
 	executed []string
 	finished []string
 	private  bool
+	remote   map[int][]RemoteCall // by index of a shared line: what its other phones do
+	remotes  map[int]lineNotice   // the last one about it
 }
 
 // LineState is what is shown beside a line.
@@ -44,7 +46,7 @@ type LineState struct {
 
 // reset clears what a registration starts from zero (registration §7.2); DND and hunt login stay as the phone last knew.
 func (d *display) reset(c *Config) {
-	d.lamps = make(map[string]Lamp)
+	d.lamps, d.remote, d.remotes = make(map[string]Lamp), make(map[int][]RemoteCall), make(map[int]lineNotice)
 	old := d.lines
 	d.lines = make(map[int]*LineState)
 	for _, l := range c.Lines {

@@ -25,7 +25,7 @@ func (p *Phone) serveNotify(l *link, m *message) {
 	case userOf(to.uri) == "":
 		bad(NotifyBody, nil, "NOTIFY %s: no user in To", event)
 		return
-	case event == "presence" || event == "service-control":
+	case event == "presence" || event == "service-control" || event == "dialog":
 		// message-summary goes without in the reference, and phones take it (state §7).
 		if n := count(m, "Subscription-State"); n == 0 {
 			bad(NotifyState, nil, "NOTIFY %s without Subscription-State", event)
@@ -40,6 +40,8 @@ func (p *Phone) serveNotify(l *link, m *message) {
 		err = p.presence(m)
 	case "message-summary":
 		err = p.messages(m)
+	case "dialog":
+		err = p.remoteUse(m)
 	case "service-control":
 		p.serviceControl(l, m)
 		return

@@ -16,6 +16,7 @@ package conference
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,9 @@ func OptionsOf(d *config.Document) Options {
 
 // Rooms holds the conferences.
 type Rooms struct {
+	// Private tells whether a phone's calls are hidden from the other phones of its lines; nil: no.
+	Private func(device string) bool
+
 	log *slog.Logger
 
 	mu     sync.Mutex
@@ -66,6 +70,9 @@ type room struct {
 	id     int
 	choice map[string]string    // remembered menu action, by device
 	shown  map[string]*call.Leg // whose phone has been shown the list, by device
+
+	plain  bool        // a barge: nobody is shown a conference
+	admins []*call.Leg // besides whoever else is one
 }
 
 // New makes the holder of conferences.
@@ -117,18 +124,13 @@ func (a *Rooms) gather(c *call.Call, l, target *call.Leg, done func(*room, error
 	a.mu.Lock()
 	r := &room{all: a, opt: a.opt, choice: map[string]string{}, shown: map[string]*call.Leg{}}
 	a.mu.Unlock()
-	hooks := call.Hooks{Came: r.came, Left: r.left, Key: r.key, Over: r.over}
-	c.Gather(l, target, hooks, name(), func(made *call.Room, err error) {
+	c.Gather(l, target, r.hooks(), name(), func(made *call.Room, err error) {
 		if err != nil {
 			done(nil, err)
 			return
 		}
 		r.Room = made
-		a.mu.Lock()
-		a.next++
-		r.id = a.next
-		a.rooms[r.id] = r
-		a.mu.Unlock()
+		a.number(r)
 		if g := made.GuestOf(l); g != nil {
 			g.Admin = true
 		}
@@ -142,6 +144,19 @@ func (a *Rooms) gather(c *call.Call, l, target *call.Leg, done func(*room, error
 	})
 }
 
+func (r *room) hooks() call.Hooks {
+	return call.Hooks{Came: r.came, Left: r.left, Key: r.key, Over: r.over}
+}
+
+// number makes a room known.
+func (a *Rooms) number(r *room) {
+	a.mu.Lock()
+	a.next++
+	r.id = a.next
+	a.rooms[r.id] = r
+	a.mu.Unlock()
+}
+
 // refuse tells the phone that there will be no conference; its calls are as they were.
 func (a *Rooms) refuse(l *call.Leg, k *call.Key) {
 	k.Done(500)
@@ -153,7 +168,7 @@ func (a *Rooms) refuse(l *call.Leg, k *call.Key) {
 
 // admit gives a guest the display of an administrator, if it is one.
 func (r *room) admit(g *call.Guest) {
-	if r.opt.MultiAdmin && g.Leg.Cisco {
+	if !r.plain && g.Leg.Cisco && (r.opt.MultiAdmin || slices.Contains(r.admins, g.Leg)) {
 		g.Admin = true
 	}
 	if g.Admin {
