@@ -7,15 +7,15 @@
 // signalling it speaks. Bridge joins two sessions; from then on packets go from one to the other without waking anyone else.
 //
 // The relay is built for legs that carry one packet every 20 ms: each worker has one epoll set, from which it reads one
-// datagram per event without blocking and sends it on at once, without allocating; under load it looks there in short beats. What leaves a session always has the
+// datagram per event without blocking and sends it on at once, without allocating; under load it looks there in short beats, and the
+// packets of a beat are read and sent in one system call each. What leaves a session always has the
 // session's own SSRC and one unbroken sequence, whoever is the source at the moment; so a transfer, music or a tone never
 // looks like a new stream to the phone, and RTCP is answered here and not passed through.
 //
 // Sounds of our own (Player) and rooms of many parties (Mixer) are made by one clock per engine; there payloads are decoded and
 // encoded, which the relay never does.
 //
-// It leaves out: transcoding between two bridged parties (a payload type that the other did not agree to is dropped and
-// counted), recording, and platforms other than Linux.
+// It leaves out platforms other than Linux.
 package media
 
 import (

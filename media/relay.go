@@ -31,7 +31,7 @@ func (s *Session) receive(w *worker, now int64) (p packet, to *Session, buf []by
 	if rx.closed {
 		return
 	}
-	n, ok := recvFrom(s.data.fd, w.mem.in[:], &w.mem.from)
+	n, ok := w.mem.receive(s.data.fd)
 	if !ok {
 		return
 	}
@@ -221,7 +221,9 @@ func (s *Session) sendLocked(mem *scratch, out []byte, payload int) bool {
 		tx.count.Errors++
 		return false
 	}
-	if !sendTo(s.data.fd, out, &tx.target) {
+	if later := mem.later; later != nil && later.session == nil {
+		later.send(s, out, &tx.target, payload)
+	} else if !sendTo(s.data.fd, out, &tx.target) {
 		tx.count.Errors++
 		return false
 	}

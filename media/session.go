@@ -430,21 +430,22 @@ func (s *Session) Close() {
 	s.unmixLocked()
 	e.control.Unlock()
 
-	// The sockets are closed under both locks: no worker is in the middle of a packet, and none will begin one.
+	// Under both locks no worker is in the middle of a packet, and none will begin one.
 	s.rx.Lock()
 	s.tx.Lock()
 	s.rx.closed, s.tx.closed = true, true
 	s.rx.gauge.stats = s.summaryLocked()
 	last := s.rx.gauge.stats
 	s.data.worker.remove(s)
-	closeFD(s.data.fd)
-	closeFD(s.ctrl.fd)
 	s.rx.srtp, s.rx.old, s.tx.srtp = nil, nil, nil
 	s.rx.taps = nil
 	s.tx.stream.source = nil
 	s.tx.Unlock()
 	s.rx.Unlock()
 
+	e.settle()
+	closeFD(s.data.fd)
+	closeFD(s.ctrl.fd)
 	e.givePort(s.port)
 	e.state.Lock()
 	delete(e.state.sessions, s)
@@ -466,6 +467,9 @@ type scratch struct {
 	in, plain, out [bufferSize]byte
 	header         rtp.Header
 	from           sockaddr
+	// In a batch: how much of in is a datagram, and where to leave what is to be sent. See batch.
+	got   int
+	later *outgoing
 }
 
 // bufferSize takes any datagram that fits an Ethernet frame, and SRTP's trailer.

@@ -43,6 +43,12 @@ type worker struct {
 	mem     *scratch
 	now     int64 // of the events at hand
 	events  []unix.EpollEvent
+	// batching is held while descriptors are in use without a session's lock.
+	batching           sync.Mutex
+	batch              *batch // nil: none, or none yet
+	noBatch            bool   // the kernel does not want
+	oneOfBatch         func()
+	haveRead, haveSent func(i uint64, res int32)
 
 	// Of run.
 	idle   bool // no session, no timer
@@ -75,6 +81,7 @@ const (
 
 func newWorker(e *Engine) (*worker, error) {
 	w := &worker{engine: e, mem: new(scratch), sessions: make(map[*Session]struct{}), sockets: -1, timer: -1, wake: -1}
+	w.oneOfBatch, w.haveRead, w.haveSent = w.workOnOne, w.noteRead, w.noteSent
 	if err := w.open(); err != nil {
 		w.close()
 		return nil, err
@@ -200,6 +207,13 @@ func (w *worker) choose() {
 // setMode decides whether packets wake the worker, and how often the timer does.
 func (w *worker) setMode(steady bool, every time.Duration) {
 	w.steady.Store(steady)
+	if steady && w.batch == nil && !w.noBatch {
+		var err error
+		if w.batch, err = newBatch(); err != nil {
+			w.noBatch = true
+			w.engine.log.Info("media worker sends packets one by one", "err", err)
+		}
+	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(w.sockets)}
 	if steady {
 		ev.Events = 0
@@ -253,6 +267,9 @@ func (e *Engine) pick() *worker {
 // serve handles the events that are left. A panic costs the event it happens in.
 func (w *worker) serve() {
 	for len(w.events) > 0 {
+		if w.batch != nil && len(w.events) >= batchLeast && w.serveBatch() {
+			continue
+		}
 		port := w.events[0].Fd
 		w.events = w.events[1:]
 		// The event names a port, not a socket: if the port changed hands since, the read finds nothing and does no harm.
@@ -335,6 +352,9 @@ func (w *worker) close() {
 		return
 	}
 	w.closed = true
+	if w.batch != nil {
+		w.batch.ring.close()
+	}
 	if w.gate != nil {
 		_ = w.gate.Close()
 	}
@@ -413,6 +433,17 @@ func closeFD(fd int) { _ = unix.Close(fd) }
 
 // recvFrom and sendTo bypass the runtime's poller and its allocations. The sockets never block, so the scheduler need not be
 // told about the calls.
+
+// notRead is scratch.got before there is anything.
+const notRead = -1
+
+// receive reads a datagram, or takes the one that the batch has read.
+func (m *scratch) receive(fd int) (n int, ok bool) {
+	if m.later != nil {
+		return m.got, m.got >= 0
+	}
+	return recvFrom(fd, m.in[:], &m.from)
+}
 
 func recvFrom(fd int, b []byte, from *sockaddr) (int, bool) {
 	from.len = unix.SizeofSockaddrInet6

@@ -17,6 +17,7 @@ import (
 type pair struct {
 	caller, callee *client
 	offer, answer  netip.AddrPort // where they want their audio
+	key            string         // of the caller's SRTP; empty for none
 	delay          func(time.Duration)
 
 	mu       sync.Mutex
@@ -32,35 +33,46 @@ type call struct {
 	route        []string
 	cseq         int
 	remote       netip.AddrPort // where the server wants the caller's audio
+	key          string         // of the server's SRTP towards the caller
 }
 
-func sdp(at netip.AddrPort) string {
-	return fmt.Sprintf("v=0\r\no=- 1 1 IN IP4 %[1]s\r\ns=-\r\nc=IN IP4 %[1]s\r\nt=0 0\r\nm=audio %[2]d RTP/AVP 0 101\r\na=rtpmap:0 PCMU/8000\r\n"+
-		"a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na=sendrecv\r\n", at.Addr(), at.Port())
+// sdp describes an audio stream, as SRTP if there is a key.
+func sdp(at netip.AddrPort, key string) string {
+	profile, crypto := "RTP/AVP", ""
+	if key != "" {
+		profile, crypto = "RTP/SAVP", "a=crypto:1 "+suite+" inline:"+key+"\r\n"
+	}
+	return fmt.Sprintf("v=0\r\no=- 1 1 IN IP4 %[1]s\r\ns=-\r\nc=IN IP4 %[1]s\r\nt=0 0\r\nm=audio %[2]d %[3]s 0 101\r\na=rtpmap:0 PCMU/8000\r\n"+
+		"a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na=sendrecv\r\n%[4]s", at.Addr(), at.Port(), profile, crypto)
 }
 
-// audioOf reads where a description with one stream wants its audio.
-func audioOf(body []byte) (at netip.AddrPort, err error) {
+const suite = "AES_CM_128_HMAC_SHA1_80"
+
+// audioOf reads where a description with one stream wants its audio, and with which key.
+func audioOf(body []byte) (at netip.AddrPort, key string, err error) {
 	var addr netip.Addr
 	var port uint64
 	for line := range bytes.Lines(body) {
 		text := strings.TrimSpace(string(line))
 		if rest, ok := strings.CutPrefix(text, "c=IN IP4 "); ok {
 			if addr, err = netip.ParseAddr(rest); err != nil {
-				return at, err
+				return at, "", err
 			}
 		}
 		if rest, ok := strings.CutPrefix(text, "m=audio "); ok {
 			rest, _, _ = strings.Cut(rest, " ")
 			if port, err = strconv.ParseUint(rest, 10, 16); err != nil {
-				return at, err
+				return at, "", err
 			}
+		}
+		if _, rest, ok := strings.Cut(text, " "+suite+" inline:"); ok && key == "" {
+			key, _, _ = strings.Cut(rest, "|")
 		}
 	}
 	if !addr.IsValid() || port == 0 {
-		return at, errors.New("no audio in the description")
+		return at, "", errors.New("no audio in the description")
 	}
-	return netip.AddrPortFrom(addr, uint16(port)), nil
+	return netip.AddrPortFrom(addr, uint16(port)), key, nil
 }
 
 // serve makes the callee ring and answer at once.
@@ -76,7 +88,7 @@ func (p *pair) serve() {
 		if !strings.Contains(m.header("To"), ";tag=") {
 			c.write(m.answer(180, "Ringing", tag, "", contact))
 		}
-		if at, err := audioOf(m.body); err == nil {
+		if at, _, err := audioOf(m.body); err == nil {
 			p.mu.Lock()
 			p.told = at
 			p.mu.Unlock()
@@ -84,7 +96,7 @@ func (p *pair) serve() {
 		p.mu.Lock()
 		p.answered = time.Now()
 		p.mu.Unlock()
-		c.write(m.answer(200, "OK", tag, sdp(p.answer), contact, "Content-Type: application/sdp"))
+		c.write(m.answer(200, "OK", tag, sdp(p.answer, ""), contact, "Content-Type: application/sdp"))
 	}
 }
 
@@ -95,7 +107,7 @@ func (p *pair) invite(ctx context.Context) (*call, error) {
 	k := &call{p: p, callID: strconv.FormatUint(branches.Add(1), 36) + "@" + c.local, cseq: 1, to: "<" + uri + ">"}
 	k.from = "<sip:" + c.user + "@" + c.server + ">;tag=" + strconv.FormatUint(branches.Add(1), 36)
 	headers := []string{"Contact: <" + c.contact() + ">", "Content-Type: application/sdp", "Allow: INVITE, ACK, BYE, CANCEL, UPDATE", "User-Agent: bench"}
-	body := sdp(p.offer)
+	body := sdp(p.offer, p.key)
 	send := func(extra ...string) []byte {
 		b := c.request("INVITE", uri, k.from, k.to, k.callID, k.cseq, body, append(headers[:len(headers):len(headers)], extra...)...)
 		c.write(b)
@@ -126,7 +138,7 @@ func (p *pair) invite(ctx context.Context) (*call, error) {
 			}
 			k.to, k.target, k.route = m.header("To"), uriOf(m.header("Contact")), m.headers("Record-Route")
 			slices.Reverse(k.route)
-			if k.remote, err = audioOf(m.body); err != nil {
+			if k.remote, k.key, err = audioOf(m.body); err != nil {
 				return nil, err
 			}
 			c.write(k.request("ACK", k.cseq))

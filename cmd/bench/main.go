@@ -42,7 +42,9 @@ type bench struct {
 	quick bool
 	// fleetSize is how many phones the parts trust and phones have.
 	fleetSize int
-	report    report
+	// atOnce is how many calls the part media makes at once; 0 is a row of numbers.
+	atOnce int
+	report report
 }
 
 // part is a group of measurements that stand together; one that fails does not keep the others from running.
@@ -75,6 +77,7 @@ func run(args []string) int {
 	fs.StringVar(&b.out, "out", "build/bench", "folder for raw output")
 	only := fs.String("only", "", "parts to run, separated by commas; all when empty")
 	fs.IntVar(&b.fleetSize, "fleet", 2000, "phones of the parts trust and phones, at most 60000")
+	fs.IntVar(&b.atOnce, "calls", 0, "calls at once of the part media, instead of its own row of numbers")
 	fs.BoolVar(&b.quick, "quick", false, "a tenth of the phones and of the time: to see that it works, not for figures")
 	if err := fs.Parse(args); err != nil {
 		return 2
@@ -171,7 +174,7 @@ func (b *bench) enterNamespace(ctx context.Context) error {
 		return err
 	}
 	args = append(args, "--fork", "--", self, "-bin", b.bin, "-out", b.out, "-only", strings.Join(b.only, ","), fmt.Sprintf("-quick=%t", b.quick),
-		fmt.Sprintf("-fleet=%d", min(max(b.fleetSize, 10), 60000)))
+		fmt.Sprintf("-fleet=%d", min(max(b.fleetSize, 10), 60000)), fmt.Sprintf("-calls=%d", min(max(b.atOnce, 0), 500)))
 	cmd := exec.CommandContext(ctx, "unshare", args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Env = append(os.Environ(), inNamespace+"=1")

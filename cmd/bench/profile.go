@@ -161,7 +161,7 @@ func (b *bench) profile(ctx context.Context) error {
 	err = b.cpuProfile(ctx, p, "calls", func() error { _, _, err := b.callLoad(ctx, p.daemon, daemonAddress); return err })
 	if err == nil {
 		n := b.scale(100)
-		err = b.cpuProfile(ctx, p, "media", func() error { _, err := b.relayCalls(ctx, p.daemon, n); return err })
+		err = b.cpuProfile(ctx, p, "media", func() error { _, err := b.relayCalls(ctx, p.daemon, n, false); return err })
 	}
 	also(&err, p.daemon)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -16,54 +17,61 @@ import (
 //go:embed testdata/kamailio.cfg
 var kamailioConfig []byte
 
-// rtpengine measures the relay of Debian's rtpengine in user space with numbers of calls; nil when it is not installed.
-func (b *bench) rtpengine(ctx context.Context, steps []int) (all []audioResult, err error) {
+const rtpengineControl = referenceAddress + ":2223"
+
+// startRTPEngine starts Debian's rtpengine as the reference for relayed audio, in user space with as many threads as there are cores;
+// nil when it is not installed.
+func (b *bench) startRTPEngine(ctx context.Context) (*daemon, error) {
 	program, err := exec.LookPath("rtpengine")
 	if err != nil {
 		return nil, nil
 	}
-	const control = referenceAddress + ":2223"
 	d := &daemon{name: "rtpengine", ended: make(chan error, 1), cmd: exec.CommandContext(ctx, program, "--config-file=none", "--foreground", "--log-stderr",
-		"--log-level=3", "--table=-1", "--num-threads=2", "--interface="+referenceAddress, "--listen-ng="+control, "--port-min=30000", "--port-max=40000",
-		"--pidfile="+filepath.Join(b.tmp, "rtpengine.pid"))}
+		"--log-level=3", "--table=-1", fmt.Sprintf("--num-threads=%d", runtime.NumCPU()), "--interface="+referenceAddress, "--listen-ng="+rtpengineControl,
+		"--port-min=30000", "--port-max=40000", "--pidfile="+filepath.Join(b.tmp, "rtpengine.pid"))}
 	d.cmd.Stderr, d.cmd.Stdout = &d.log, &d.log
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
 	d.process = process{pids: []int{d.cmd.Process.Pid}}
 	go func() { d.ended <- d.cmd.Wait() }()
-	defer also(&err, d)
 	for until := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if _, err = ng(control, "d7:command4:pinge"); err == nil {
-			break
+		if _, err = ng(rtpengineControl, "d7:command4:pinge"); err == nil {
+			return d, nil
 		}
 		if time.Now().After(until) {
+			d.kill()
 			return nil, fmt.Errorf("rtpengine does not answer: %w: %s", err, d.tail())
 		}
 	}
-	for _, n := range steps {
-		r, err := b.relay(ctx, d, n, func(i int, x, y *stream) (func() error, error) {
-			id := fmt.Sprintf("7:call-id%s8:from-tag1:a", bencoded(fmt.Sprintf("c%d-%d", n, i)))
-			// What the offer becomes is what the callee is told, and the other way round.
-			toY, err := ng(control, "d"+id+"7:command5:offer3:sdp"+bencoded(sdp(x.local))+"e")
-			if err == nil {
-				y.remote, err = audioOf(toY)
-			}
-			if err != nil {
-				return nil, err
-			}
-			toX, err := ng(control, "d"+id+"7:command6:answer3:sdp"+bencoded(sdp(y.local))+"6:to-tag1:be")
-			if err == nil {
-				x.remote, err = audioOf(toX)
-			}
-			return func() error { _, err := ng(control, "d"+id+"7:command6:deletee"); return err }, err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("rtpengine, %d calls: %w", n, err)
+}
+
+// referenceCalls relays a number of calls through rtpengine; secret ones have SRTP on the caller's leg.
+func (b *bench) referenceCalls(ctx context.Context, d *daemon, n int, secret bool) (audioResult, error) {
+	return b.relay(ctx, d, n, func(i int, x, y *stream) (func() error, error) {
+		id := fmt.Sprintf("7:call-id%s8:from-tag1:a", bencoded(fmt.Sprintf("c%d-%d-%t", n, i, secret)))
+		key, as := "", ""
+		if secret {
+			key, as = x.makeKey(), "18:transport-protocol7:RTP/AVP"
 		}
-		all = append(all, r)
-	}
-	return all, nil
+		// What the offer becomes is what the callee is told, and the other way round.
+		toY, err := ng(rtpengineControl, "d"+id+"7:command5:offer3:sdp"+bencoded(sdp(x.local, key))+as+"e")
+		if err == nil {
+			y.remote, _, err = audioOf(toY)
+		}
+		if err != nil {
+			return nil, err
+		}
+		toX, err := ng(rtpengineControl, "d"+id+"7:command6:answer3:sdp"+bencoded(sdp(y.local, ""))+"6:to-tag1:be")
+		var theirs string
+		if err == nil {
+			x.remote, theirs, err = audioOf(toX)
+		}
+		if err == nil && secret {
+			err = x.protect(key, theirs)
+		}
+		return func() error { _, err := ng(rtpengineControl, "d"+id+"7:command6:deletee"); return err }, err
+	})
 }
 
 func bencoded(s string) string { return fmt.Sprintf("%d:%s", len(s), s) }
