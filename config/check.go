@@ -116,6 +116,7 @@ func (c *checker) node() {
 		c.note("node.media.ports", "a range like 16384-32767", "%d ports carry at most %d calls at once: each takes two ports for either party", int(p.Last)-int(p.First)+1, (int(p.Last)-int(p.First)+1)/4)
 	}
 	c.listeners()
+	c.host()
 }
 
 type listener struct {

@@ -45,6 +45,59 @@ type Node struct {
 	Media   Media      `yaml:"media" doc:"Where RTP is received."`
 	Tunnel  Tunnel     `yaml:"tunnel" doc:"TUN device of the VPN."`
 	Update  Update     `yaml:"update" doc:"Where the appliance image looks for newer releases of itself."`
+	Host    Machine    `yaml:"host" doc:"Network, firewall and time of the machine itself. What is not declared here is left alone. ringfence host apply puts it into force, and it returns by itself unless ringfence host confirm follows."`
+}
+
+// Machine is the machine itself: what an operating system would be asked to configure. It is served wherever the rights exist, in the image and on ordinary Linux.
+type Machine struct {
+	Interfaces []Interface     `yaml:"interfaces" doc:"Network interfaces. One that is not named is left alone, and with a firewall nothing comes in from it."`
+	Routes     []HostRoute     `yaml:"routes" doc:"Routes besides those of the interfaces' gateways."`
+	DNS        []netip.Addr    `yaml:"dns" doc:"Servers for names, written to resolv.conf. Those that DHCP names when empty."`
+	Search     []Host          `yaml:"search" doc:"Domains that names without dot are looked for in."`
+	SetName    bool            `yaml:"set_name" default:"false" doc:"Make node.name the host name of the machine."`
+	NTP        []Host          `yaml:"ntp" doc:"Time servers that this machine's clock follows. In the image those of site.ntp when empty; on ordinary Linux the clock is left alone then."`
+	Firewall   MachineFirewall `yaml:"firewall" doc:"What may come in, and pass through."`
+	Confirm    Duration        `yaml:"confirm" default:"60s" min:"5s" max:"3600s" doc:"How long host apply waits for host confirm before everything returns to what it was."`
+}
+
+// Interface is a network interface of the machine: a port, a VLAN on one, or a bond of several.
+type Interface struct {
+	Name      string             `yaml:"name" required:"true" max:"15" pattern:"^[A-Za-z0-9][A-Za-z0-9_.-]*$" want:"at most 15 letters, digits, _ . or -" doc:"Name, as the kernel has it; of VLANs and bonds, as it shall be."`
+	VLAN      int                `yaml:"vlan" default:"0" min:"0" max:"4094" doc:"Tag of a VLAN, which on: carries; 0 is none."`
+	On        string             `yaml:"on" max:"15" doc:"Interface that carries the VLAN."`
+	Bond      []string           `yaml:"bond" max:"15" pattern:"^[A-Za-z0-9][A-Za-z0-9_.-]*$" want:"names of ports" doc:"Ports that this bond is made of."`
+	Mode      string             `yaml:"mode" default:"active-backup" enum:"active-backup,802.3ad,balance-xor,balance-rr,balance-tlb,balance-alb,broadcast" doc:"Mode of a bond: active-backup needs nothing of the switch, 802.3ad is LACP."`
+	Addresses []InterfaceAddress `yaml:"addresses" doc:"Static addresses with the length of their network: 192.0.2.10/24."`
+	DHCP      bool               `yaml:"dhcp" default:"false" doc:"Ask for an IPv4 address."`
+	IPv6      string             `yaml:"ipv6" default:"auto" enum:"auto,static,off" doc:"auto takes addresses and routes from router advertisements besides the static ones, static is those alone, off is no IPv6 at all."`
+	Gateway   netip.Addr         `yaml:"gateway" doc:"IPv4 router for everything that has no other route."`
+	Gateway6  netip.Addr         `yaml:"gateway6" doc:"The same for IPv6."`
+	MTU       int                `yaml:"mtu" default:"0" min:"0" max:"9216" doc:"Largest packet, 576 and more (IPv6: 1280); 0 leaves it alone."`
+	Zones     []string           `yaml:"zones" enum:"phones,administration,outside,vpn,pair" doc:"What this network is to the firewall: phones, administration, outside, vpn, pair; several where one network is all of it. The TUN device of the VPN is vpn by itself."`
+}
+
+// HostRoute is a route of the machine.
+type HostRoute struct {
+	To  netip.Prefix `yaml:"to" required:"true" doc:"Network behind the router."`
+	Via netip.Addr   `yaml:"via" doc:"Router; the network is on the interface itself when empty."`
+	On  string       `yaml:"on" max:"15" doc:"Interface; that of the router when empty."`
+}
+
+// MachineFirewall denies what nobody asked for. Between zones nothing passes, and from each zone the appliance can be reached for what it serves there.
+type MachineFirewall struct {
+	Enabled    bool           `yaml:"enabled" default:"false" doc:"Filter packets. Interfaces need zones then."`
+	Allow      []FirewallRule `yaml:"allow" doc:"What is open besides what the listeners of this appliance need."`
+	Masquerade []string       `yaml:"masquerade" max:"15" doc:"Interfaces behind whose address other zones are hidden when they pass (NAT)."`
+}
+
+// FirewallRule opens something.
+type FirewallRule struct {
+	From     string       `yaml:"from" required:"true" enum:"phones,administration,outside,vpn,pair" doc:"Zone that it comes from."`
+	To       string       `yaml:"to" default:"appliance" enum:"appliance,phones,administration,outside,vpn,pair" doc:"Zone that it goes to, or appliance: this machine."`
+	Source   netip.Prefix `yaml:"source" doc:"Only from this network."`
+	Dest     netip.Prefix `yaml:"destination" doc:"Only to this network."`
+	Protocol string       `yaml:"protocol" default:"any" enum:"any,tcp,udp,icmp" doc:"any, tcp, udp or icmp."`
+	Ports    string       `yaml:"ports" number:"true" pattern:"^[0-9]{1,5}(-[0-9]{1,5})?$" want:"a port or a range: 443 or 8000-8100" doc:"Port or range of ports of tcp and udp; all when empty."`
 }
 
 // Update says where newer releases are looked for. It concerns the appliance image only.

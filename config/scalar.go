@@ -143,6 +143,11 @@ var scalarTypes = map[reflect.Type]scalarType{
 		},
 		schema: textSchema(`^[0-9A-Fa-f:.]+/[0-9]{1,3}$`),
 	},
+	reflect.TypeFor[InterfaceAddress](): {
+		name: "address/length", want: "an address with the length of its network, like 192.0.2.10/24",
+		parse:  func(s string) (any, error) { return parseInterfaceAddress(s) },
+		schema: textSchema(`^[0-9A-Fa-f:.]+/[0-9]{1,3}$`),
+	},
 	reflect.TypeFor[Dest](): {
 		name: "destination", want: "a destination like extension:301, busy, congestion or hangup",
 		parse:  func(s string) (any, error) { return parseDest(s) },
@@ -187,6 +192,18 @@ func checkHost(s string) error {
 		return faultf(hint, "%q looks like an address but is none", clip(s))
 	}
 	return nil
+}
+
+func parseInterfaceAddress(s string) (InterfaceAddress, error) {
+	p, err := netip.ParsePrefix(s)
+	if err == nil {
+		return InterfaceAddress{p}, nil
+	}
+	hint := "an address with the length of its network, like 192.0.2.10/24"
+	if a, err := netip.ParseAddr(s); err == nil && a.Is4() {
+		hint = "add the length of the network: " + a.String() + "/24 where the mask is 255.255.255.0"
+	}
+	return InterfaceAddress{}, faultf(hint, "%q is not an address with the length of its network", clip(s))
 }
 
 func parseEndpoint(s string) (Endpoint, error) {

@@ -26,6 +26,9 @@ func (e Endpoint) String() string {
 	return e.AddrPort.String()
 }
 
+// InterfaceAddress is an address with the length of its network: 192.0.2.10/24.
+type InterfaceAddress struct{ netip.Prefix }
+
 // PortRange is an inclusive range of ports, First even.
 type PortRange struct{ First, Last uint16 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"ringfence/image/boot/dhcp"
+	"ringfence/internal/dhcp"
 )
 
 // network is the least that makes the appliance reachable: every link up, and an address on each by DHCP, or one given by

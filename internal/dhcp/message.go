@@ -1,5 +1,5 @@
 // Package dhcp is the client side of DHCP (RFC 2131, 2132) as far as an appliance needs it to be reached: discover, request,
-// and the handful of options that give it an address, a gateway and servers for names.
+// and the handful of options that give it an address, a gateway, and servers for names and the time.
 package dhcp
 
 import (
@@ -25,6 +25,7 @@ const (
 	optRouter    = 3
 	optDNS       = 6
 	optHostname  = 12
+	optNTP       = 42
 	optRequested = 50
 	optLease     = 51
 	optType      = 53
@@ -48,6 +49,7 @@ type Message struct {
 	Mask      netip.Addr
 	Router    netip.Addr
 	DNS       []netip.Addr
+	NTP       []netip.Addr
 	Lease     time.Duration
 	Hostname  string
 }
@@ -93,6 +95,13 @@ func (m Message) Marshal() []byte {
 	if len(dns) > 0 {
 		option(optDNS, dns)
 	}
+	var ntp []byte
+	for _, a := range m.NTP {
+		ntp = append(ntp, a.AsSlice()...)
+	}
+	if len(ntp) > 0 {
+		option(optNTP, ntp)
+	}
 	if m.Lease > 0 {
 		option(optLease, binary.BigEndian.AppendUint32(nil, uint32(m.Lease/time.Second)))
 	}
@@ -100,7 +109,7 @@ func (m Message) Marshal() []byte {
 		option(optHostname, []byte(m.Hostname)[:min(len(m.Hostname), 63)])
 	}
 	if !m.Reply {
-		option(optList, []byte{optMask, optRouter, optDNS, optLease})
+		option(optList, []byte{optMask, optRouter, optDNS, optNTP, optLease})
 	}
 	b = append(b, optEnd)
 	for len(b) < 300 {
@@ -149,6 +158,10 @@ func (m *Message) Unmarshal(b []byte) error {
 		case optDNS:
 			for ; len(v) >= 4 && len(m.DNS) < 4; v = v[4:] {
 				m.DNS = append(m.DNS, netip.AddrFrom4([4]byte(v)))
+			}
+		case optNTP:
+			for ; len(v) >= 4 && len(m.NTP) < 4; v = v[4:] {
+				m.NTP = append(m.NTP, netip.AddrFrom4([4]byte(v)))
 			}
 		case optLease:
 			if len(v) == 4 {

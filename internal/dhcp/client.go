@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -16,11 +17,21 @@ const (
 	clientPort = 68
 )
 
+// pollEvery is how soon the end of a context is noticed.
+const pollEvery = 250 * time.Millisecond
+
 // ErrNoAnswer is returned when no server has answered in time.
 var ErrNoAnswer = errors.New("no DHCP server answers")
 
 // Ask goes through discover, offer, request and ack on one interface, whose name and address it is given, within a time.
 func Ask(device string, mac [6]byte, hostname string, within time.Duration) (Message, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	return AskContext(ctx, device, mac, hostname, netip.Addr{})
+}
+
+// AskContext is Ask until ctx ends, with an address that is wanted again if there is one.
+func AskContext(ctx context.Context, device string, mac [6]byte, hostname string, again netip.Addr) (Message, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return Message{}, fmt.Errorf("DHCP: %w", err)
@@ -36,14 +47,13 @@ func Ask(device string, mac [6]byte, hostname string, within time.Duration) (Mes
 			return Message{}, fmt.Errorf("DHCP on %s: %w", device, e)
 		}
 	}
-	m := Message{ID: rand.Uint32(), MAC: mac, Type: Discover, Hostname: hostname}
-	deadline := time.Now().Add(within)
-	offer, err := exchange(fd, m, deadline, Offer)
+	m := Message{ID: rand.Uint32(), MAC: mac, Type: Discover, Hostname: hostname, Requested: again}
+	offer, err := exchange(ctx, fd, m, Offer)
 	if err != nil {
 		return offer, err
 	}
 	m.Type, m.Requested, m.Server = Request, offer.Yours, offer.Server
-	ack, err := exchange(fd, m, deadline, Ack)
+	ack, err := exchange(ctx, fd, m, Ack)
 	if err != nil {
 		return ack, err
 	}
@@ -54,10 +64,10 @@ func Ask(device string, mac [6]byte, hostname string, within time.Duration) (Mes
 }
 
 // exchange sends until an answer of the kind comes; the pause doubles (RFC 2131, section 4.1).
-func exchange(fd int, m Message, deadline time.Time, want byte) (Message, error) {
+func exchange(ctx context.Context, fd int, m Message, want byte) (Message, error) {
 	b := make([]byte, 1500)
 	for pause := time.Second; ; pause = min(2*pause, 8*time.Second) {
-		if time.Now().After(deadline) {
+		if ctx.Err() != nil {
 			return Message{}, ErrNoAnswer
 		}
 		to := &unix.SockaddrInet4{Port: serverPort, Addr: netip.AddrFrom4([4]byte{255, 255, 255, 255}).As4()}
@@ -66,10 +76,10 @@ func exchange(fd int, m Message, deadline time.Time, want byte) (Message, error)
 		}
 		for until := time.Now().Add(pause); ; {
 			left := time.Until(until)
-			if left <= 0 {
+			if left <= 0 || ctx.Err() != nil {
 				break
 			}
-			tv := unix.NsecToTimeval(left.Nanoseconds())
+			tv := unix.NsecToTimeval(max(min(left, pollEvery), time.Millisecond).Nanoseconds())
 			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
 				return Message{}, err
 			}
