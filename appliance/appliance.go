@@ -18,6 +18,7 @@ import (
 	"ringfence/appliance/admin"
 	"ringfence/appliance/backup"
 	"ringfence/appliance/callrecord"
+	"ringfence/appliance/host"
 	"ringfence/appliance/netsvc"
 	"ringfence/appliance/phone"
 	"ringfence/appliance/provision"
@@ -142,6 +143,7 @@ type appliance struct {
 	records   *callrecord.Keeper
 	boxes     *mailbox.Boxes
 	rollouts  *rollouts
+	host      *host.Keeper
 	gateway   holder[vpn.Gateway]
 	userRoots []*x509.Certificate
 	noVPN     string // why there is no VPN though it is declared
@@ -201,6 +203,9 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		return err
 	}
 	a.current.Store(document)
+	if err := a.startHost(ctx); err != nil {
+		return err
+	}
 	doc, node := a.doc, document.Node
 	if a.local, err = store.OpenLocal(store.LocalOptions{Dir: a.StateDir, Log: a.log}); err != nil {
 		return err

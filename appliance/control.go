@@ -47,6 +47,7 @@ func Verbs() []admin.Verb {
 	verbs = append(verbs, trustadmin.Verbs()...)
 	verbs = append(verbs, certadmin.Verbs()...)
 	verbs = append(verbs, machineVerbs()...)
+	verbs = append(verbs, hostVerbs()...)
 	verbs = append(verbs, stateVerbs()...)
 	verbs = append(verbs, recordVerbs()...)
 	verbs = append(verbs, voicemailVerbs()...)
@@ -97,6 +98,9 @@ func printEffect(w io.Writer, answer json.RawMessage) error {
 	if len(e.AtStart) > 0 {
 		fmt.Fprintf(w, "takes effect when the daemon is started again: %s\n", strings.Join(e.AtStart, ", "))
 	}
+	if e.Host != "" {
+		fmt.Fprintln(w, e.Host)
+	}
 	if len(e.Phones) > 0 {
 		fmt.Fprintf(w, "phones with other files now, which they read when restarted (ringfence phone restart): %s\n", strings.Join(e.Phones, ", "))
 	}
@@ -121,6 +125,7 @@ func (a *appliance) handlers() map[string]admin.Handler {
 	a.callHandlers(h)
 	maps.Copy(h, a.vpnHandlers())
 	maps.Copy(h, a.machineHandlers())
+	maps.Copy(h, a.hostHandlers())
 	maps.Copy(h, map[string]admin.Handler{
 		"config show": a.configShow, "config history": a.configHistory, "config diff": a.configDiff, "config apply": a.configApply,
 		"config reload": a.configReload, "line forward": a.lineForward, "phone adopt": a.phoneAdopt, "phone dnd": a.phoneDND, "phone hunt": a.phoneHunt,

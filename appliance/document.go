@@ -66,6 +66,8 @@ type Effect struct {
 	Changes  []string `json:"changes"`
 	// AtStart are changes that wait for the next start of the daemon.
 	AtStart []string `json:"at_next_start,omitempty"`
+	// Host tells that the machine's network is declared otherwise now.
+	Host string `json:"host,omitempty"`
 	// Phones are those whose files have changed; they read them when they are restarted.
 	Phones []string `json:"phones_to_restart,omitempty"`
 }
@@ -75,7 +77,7 @@ var atStart = []struct {
 	path string
 	of   func(*config.Document) any
 }{
-	{"node", func(d *config.Document) any { return d.Node }},
+	{"node", func(d *config.Document) any { n := d.Node; n.Host = config.Machine{}; return n }},
 	{"pki", func(d *config.Document) any { p := d.PKI; p.Trusted, p.RestartPhones = nil, ""; return p }},
 	{"sip", func(d *config.Document) any { return d.SIP }},
 	{"site.domain", func(d *config.Document) any { return d.Site.Domain }},
@@ -94,6 +96,9 @@ func (a *appliance) switchTo(ctx context.Context, doc *config.Document) (Effect,
 	var e Effect
 	for _, c := range config.Diff(old, doc) {
 		e.Changes = append(e.Changes, c.String())
+	}
+	if e.hostDiffers(old, doc); a.host != nil {
+		defer a.host.Look(ctx)
 	}
 	for _, s := range atStart {
 		if !reflect.DeepEqual(s.of(old), s.of(doc)) {

@@ -43,6 +43,7 @@ func (a *appliance) status() admin.StatusInfo {
 	if why := a.noTime.Load(); why != nil && len(a.doc().Site.NTP) == 0 {
 		s.Warnings = append(s.Warnings, "no time service, which phones are told to ask: "+*why)
 	}
+	s.Warnings = append(s.Warnings, a.host.Warnings()...)
 	if a.noVPN != "" {
 		s.Warnings = append(s.Warnings, "no VPN: "+a.noVPN)
 	}

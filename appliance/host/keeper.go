@@ -39,6 +39,7 @@ type Keeper struct {
 	m      machine
 	orders chan func()
 	leased chan leaseNews
+	begun  chan struct{} // closed when what was confirmed is in force
 	done   chan struct{} // closed when Run has ended
 	tasks  *task.Group
 
@@ -110,14 +111,12 @@ func New(o Options) (*Keeper, error) {
 		return nil, err
 	}
 	return &Keeper{o: o, log: o.Log, m: machine{resolv: o.Resolv, sysctl: o.Sysctl, setName: o.SetName, log: o.Log}, j: j,
-		orders: make(chan func()), leased: make(chan leaseNews), done: make(chan struct{}),
+		orders: make(chan func()), leased: make(chan leaseNews), begun: make(chan struct{}), done: make(chan struct{}),
 		clients: map[string]context.CancelFunc{}, leases: map[string]lease{}, carrier: map[string]bool{}}, nil
 }
 
-// Idle tells whether there is nothing to do at the start, so that the service need not run.
-func (k *Keeper) Idle() bool {
-	return k.j.Confirmed == nil && k.j.Pending == nil && k.o.Declared().Empty()
-}
+// Begun is closed when Run has put into force what was confirmed, as far as it could.
+func (k *Keeper) Begun() <-chan struct{} { return k.begun }
 
 // Run is the owner of the machine's network until ctx ends. A change that is unconfirmed then returns. It runs once.
 func (k *Keeper) Run(ctx context.Context) error {
@@ -125,6 +124,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.tasks = task.NewGroup(ctx, k.log)
 	defer k.tasks.Stop()
 	k.begin(ctx)
+	close(k.begun)
 	updates := make(chan netlink.LinkUpdate, 16)
 	if err := netlink.LinkSubscribe(updates, ctx.Done()); err != nil {
 		k.log.Info("changes of links are not told", "err", err)
@@ -533,3 +533,6 @@ func (k *Keeper) Warnings() []string {
 	}
 	return out
 }
+
+// Look has the view made anew, as after a change of the document.
+func (k *Keeper) Look(ctx context.Context) { _ = k.order(ctx, k.look) }

@@ -60,14 +60,14 @@ func newYard(t *testing.T) *yard {
 	}
 	y := &yard{t: t, pid: fmt.Sprint(holder.Process.Pid)}
 	t.Cleanup(func() {
-		holder.Process.Kill()
-		holder.Wait()
 		for _, l := range []string{"port0", "port1"} {
 			if x, err := netlink.LinkByName(l); err == nil {
 				_ = netlink.LinkDel(x)
 			}
 		}
 		_ = remove()
+		holder.Process.Kill()
+		holder.Wait()
 	})
 	own, _ := os.Readlink("/proc/self/ns/net")
 	eventually(t, "the namespace", func() bool {

@@ -231,5 +231,10 @@ func mounts() error {
 		return err
 	}
 	_ = unix.Sethostname([]byte("ringfence"))
+	// The daemon writes it too, where servers for names are declared.
+	if f, err := os.OpenFile(resolvConf, os.O_CREATE|os.O_WRONLY, 0o644); err == nil {
+		_ = f.Chown(release.UID, release.UID)
+		f.Close()
+	}
 	return os.Chown(runDir, release.UID, release.UID)
 }

@@ -55,6 +55,7 @@ func Confine() error {
 	}{
 		{StateDir, own, false}, {runDir, own, false}, {"/tmp", own, false}, {"/proc", write, false}, {"/sys", read, false}, {"/etc", read, false},
 		{"/dev/null", device, true}, {"/dev/urandom", device, true}, {"/dev/net/tun", device, true}, {initRun, read, false},
+		{resolvConf, write | unix.LANDLOCK_ACCESS_FS_TRUNCATE, true},
 	} {
 		fd, err := unix.Open(p.name, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {

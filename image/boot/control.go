@@ -24,6 +24,8 @@ import (
 //
 //	POST /update    the update file as body; answers Outcome and starts the machine again
 //	POST /reboot, /poweroff, /reset
+//	POST /links     names of links as JSON: the daemon has configured these, and init leaves them alone
+//	POST /hostname  a name as JSON
 func (s *system) serveControl() error {
 	_ = os.Remove(Socket)
 	ln, err := net.Listen("unix", Socket)
@@ -35,6 +37,8 @@ func (s *system) serveControl() error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /update", s.handleUpdate)
+	mux.HandleFunc("POST /links", s.handleLinks)
+	mux.HandleFunc("POST /hostname", s.handleName)
 	mux.HandleFunc("POST /reboot", s.handleEnd(func() { s.reboot("asked for") }))
 	mux.HandleFunc("POST /poweroff", s.handleEnd(func() { s.powerOff("asked for") }))
 	mux.HandleFunc("POST /reset", s.handleEnd(s.factoryReset))
@@ -156,4 +160,31 @@ func writeSlot(device string, info update.Info, r io.Reader) error {
 		return fmt.Errorf("read the slot back: %w", err)
 	}
 	return nil
+}
+
+// maxOrder bounds the body of a small order.
+const maxOrder = 16 << 10
+
+func (s *system) handleLinks(w http.ResponseWriter, r *http.Request) {
+	var names []string
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder)).Decode(&names); err != nil {
+		refuse(w, errors.New("no list of links"))
+		return
+	}
+	s.network.leave(names)
+	s.log.Info("links left to the daemon", "links", names)
+	w.WriteHeader(http.StatusAccepted)
+}
+
+func (s *system) handleName(w http.ResponseWriter, r *http.Request) {
+	var name string
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder)).Decode(&name); err != nil || !hostName.MatchString(name) {
+		refuse(w, errors.New("no host name"))
+		return
+	}
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
 }

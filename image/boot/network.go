@@ -25,8 +25,10 @@ type network struct {
 	static *staticAddress
 	first  chan struct{} // closed when the first address is there
 	once   sync.Once
+	left   map[string]bool // links that the daemon has configured as declared
+	there  bool            // some link has an address, by whomever
 
-	changed chan struct{} // closed and replaced when static changes
+	changed chan struct{} // closed and replaced when static or left changes
 }
 
 // staticAddress is an address that was given on the console or by the machine's maker.
@@ -63,6 +65,9 @@ func parseStatic(text string) (*staticAddress, error) {
 	}
 	return &a, nil
 }
+
+// resolvConf names the servers for names.
+const resolvConf = "/etc/resolv.conf"
 
 const (
 	linkPoll    = 500 * time.Millisecond
@@ -119,16 +124,24 @@ func (s *system) findLinks() {
 // showLinks puts what the kernel knows into the status: the daemon may have changed it meanwhile.
 func (s *system) showLinks(all []netlink.Link) {
 	var out []Link
+	there := false
 	for _, l := range all {
 		s.network.mu.Lock()
-		known := s.network.links[l.Attrs().Name]
+		known, left := s.network.links[l.Attrs().Name], s.network.left[l.Attrs().Name]
+		var shown Link
+		switch {
+		case known != nil:
+			shown = *known
+		case left: // a VLAN or a bond of the daemon
+			shown = Link{Name: l.Attrs().Name, MAC: l.Attrs().HardwareAddr.String(), Up: l.Attrs().RawFlags&unix.IFF_RUNNING != 0}
+		}
 		s.network.mu.Unlock()
-		if known == nil {
+		if shown.Name == "" {
 			continue
 		}
-		s.network.mu.Lock()
-		shown := *known
-		s.network.mu.Unlock()
+		if left {
+			shown.How, shown.Gateway = "declared", ""
+		}
 		shown.Addresses = nil
 		if addresses, err := netlink.AddrList(l, netlink.FAMILY_ALL); err == nil {
 			for _, a := range addresses {
@@ -137,8 +150,12 @@ func (s *system) showLinks(all []netlink.Link) {
 				}
 			}
 		}
+		there = there || len(shown.Addresses) > 0
 		out = append(out, shown)
 	}
+	s.network.mu.Lock()
+	s.network.there = there
+	s.network.mu.Unlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	s.view.set(func(v *Status) { v.Links = out })
 }
@@ -149,9 +166,8 @@ func (n *network) state() (link, address bool) {
 	defer n.mu.Unlock()
 	for _, l := range n.links {
 		link = link || l.Up
-		address = address || len(l.Addresses) > 0
 	}
-	return link, address
+	return link, n.there
 }
 
 // keepLink gives a link its address and keeps it.
@@ -161,8 +177,11 @@ func (s *system) keepLink(l netlink.Link) {
 	for {
 		s.network.mu.Lock()
 		up, fixed, changed := s.network.links[name].Up, s.network.static, s.network.changed
+		if s.network.left[name] {
+			s.network.links[name].Addresses = nil // the daemon's from now on: not ours to take away
+		}
 		s.network.mu.Unlock()
-		if !up {
+		if !up || s.network.isLeft(name) {
 			time.Sleep(linkPoll)
 			continue
 		}
@@ -172,10 +191,14 @@ func (s *system) keepLink(l netlink.Link) {
 					s.log.Error("address", "link", name, "err", err)
 				}
 			}
-			return
+			<-changed
+			continue
 		}
 		m, err := dhcp.Ask(name, mac, "ringfence", dhcpWithin)
 		var p netip.Prefix
+		if s.network.isLeft(name) {
+			continue
+		}
 		if err == nil {
 			p, err = m.Prefix()
 		}
@@ -240,13 +263,31 @@ func (s *system) setAddress(l netlink.Link, p netip.Prefix, gateway netip.Addr, 
 		for _, a := range dns {
 			fmt.Fprintf(&b, "nameserver %s\n", a)
 		}
-		_ = os.WriteFile("/etc/resolv.conf", []byte(b.String()), 0o644)
+		_ = os.WriteFile(resolvConf, []byte(b.String()), 0o644)
 	}
 	if len(old) == 0 || old[0] != p.String() {
 		s.log.Info("address", "link", name, "addr", p.String(), "gateway", gateway, "how", how)
 	}
 	s.network.once.Do(func() { close(s.network.first) })
 	return nil
+}
+
+// leave gives links to the daemon, and takes those back that it does not name.
+func (n *network) leave(names []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.left = map[string]bool{}
+	for _, name := range names {
+		n.left[name] = true
+	}
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+func (n *network) isLeft(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.left[name]
 }
 
 // useStatic stops asking for an address and gives the first link this one.
