@@ -35,7 +35,7 @@ import (
 type Gateway struct {
 	log      *slog.Logger
 	tun      string // name of the device made here; empty when it was given
-	dev      Device
+	dev      tunnel.Output
 	tunnel   *tunnel.Tunnel
 	sessions *session.Table
 	server   *anyconnect.Server
@@ -67,7 +67,10 @@ func New(o Options) (*Gateway, error) {
 			return nil, err
 		}
 	}
-	g := &Gateway{log: o.Log, dev: o.Device}
+	g := &Gateway{log: o.Log}
+	if o.Device != nil {
+		g.dev = o.Device
+	}
 	ln, err := net.Listen("tcp", o.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("VPN listener: %w", err)
@@ -143,15 +146,10 @@ func (g *Gateway) Start() error {
 		return nil
 	}
 	g.started = true
-	g.group.Go("vpn tunnel", func(ctx context.Context) {
-		if err := g.tunnel.Run(ctx); err != nil {
-			g.log.Error("VPN packet path", "err", err)
-		}
-	})
-	g.group.Go("vpn clock", g.clock)
-	if g.udp != nil {
-		g.udp.Start()
+	if err := g.startPackets(); err != nil {
+		return fmt.Errorf("VPN packet path: %w", err)
 	}
+	g.group.Go("vpn clock", g.clock)
 	g.server.Start()
 	if g.wg != nil {
 		if err := g.wg.Start(); err != nil {
@@ -159,6 +157,25 @@ func (g *Gateway) Start() error {
 		}
 	}
 	g.log.Info("VPN gateway serves", "listener", g.ln.Addr(), "tun", g.tun)
+	return nil
+}
+
+// startPackets starts the packet path: one goroutine for the TUN device and all datagrams, or one each where the device can only be
+// read.
+func (g *Gateway) startPackets() error {
+	if g.udp != nil {
+		if s := g.tunnel.Source(); s != nil {
+			return g.udp.Start(s)
+		}
+		if err := g.udp.Start(); err != nil {
+			return err
+		}
+	}
+	g.group.Go("vpn tunnel", func(ctx context.Context) {
+		if err := g.tunnel.Run(ctx); err != nil {
+			g.log.Error("VPN packet path", "err", err)
+		}
+	})
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"ringfence/internal/task"
+	"ringfence/vpn/beat"
 	"ringfence/vpn/tunnel"
 )
 
@@ -72,6 +74,7 @@ type Endpoint struct {
 	parts   partials
 
 	mu      sync.RWMutex // guards all below, and the handshakes of all channels
+	waiter  *beat.Waiter // nil before Start
 	agreed  map[[32]byte]*Agreement
 	peers   map[netip.AddrPort]*Conn
 	pending map[netip.AddrPort]*Conn
@@ -97,14 +100,35 @@ func New(o Options) (*Endpoint, error) {
 // Port is the UDP port.
 func (e *Endpoint) Port() uint16 { return e.sock.addr.Port() }
 
-// Start serves until Stop.
-func (e *Endpoint) Start() {
-	e.group.Go("vpn udp", e.receive)
+// Start serves until Stop. The goroutine that receives also serves beside, whose packets mostly are what the endpoint sends: one
+// wake-up does for both directions.
+func (e *Endpoint) Start(beside ...beat.Source) error {
+	w, err := beat.New(append([]beat.Source{e.source()}, beside...)...)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.waiter = w
+	e.mu.Unlock()
+	e.group.Go("vpn packets", func(context.Context) {
+		w.Run(func(err error) {
+			if !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
+				e.log.Error("VPN packet path", "err", err)
+			}
+		})
+	})
 	e.group.Go("vpn udp clock", e.clock)
+	return nil
 }
 
 // Stop ends all channels and waits. It may be called once.
 func (e *Endpoint) Stop() {
+	e.mu.Lock()
+	w := e.waiter
+	e.mu.Unlock()
+	if w != nil {
+		w.Close()
+	}
 	e.sock.close()
 	e.group.Stop()
 }
@@ -138,37 +162,48 @@ func (e *Endpoint) Revoke(ag *Agreement) {
 	}
 }
 
-// receive is the goroutine of everything that arrives.
-func (e *Endpoint) receive(ctx context.Context) {
-	stop := context.AfterFunc(ctx, e.sock.close)
-	defer stop()
-	b := tunnel.NewBatch()
-	defer b.Free()
-	failures := 0
-	for ctx.Err() == nil {
-		now := time.Now()
-		first := true
-		err := e.sock.receive(func(d inbound) {
-			if first {
-				now, first = time.Now(), false
-			}
-			e.datagrams.Add(1)
-			_ = task.Guard(e.log, "vpn datagram", func() { e.datagram(d, b, now) })
-		})
-		if b.Len() > 0 {
-			e.o.Write(b)
-		}
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err != nil: // errors of earlier sends show here; a socket that only fails does not spin
-			if failures++; failures > 10 {
-				time.Sleep(10 * time.Millisecond)
-			}
-		default:
-			failures = 0
-		}
+// source is everything that arrives, as a source of package beat.
+type source struct {
+	e        *Endpoint
+	batch    *tunnel.Batch
+	now      time.Time
+	each     func(inbound)
+	failures int
+}
+
+func (e *Endpoint) source() *source {
+	s := &source{e: e, batch: tunnel.NewBatch()}
+	s.each = func(d inbound) {
+		e.datagrams.Add(1)
+		_ = task.Guard(e.log, "vpn datagram", func() { e.datagram(d, s.batch, s.now) })
 	}
+	return s
+}
+
+// FD implements beat.Source.
+func (s *source) FD() int { return s.e.sock.fd }
+
+// Look implements beat.Source.
+func (s *source) Look() (n int, more bool) { return s.e.sock.look() }
+
+// Serve implements beat.Source.
+func (s *source) Serve() error {
+	s.now = time.Now()
+	err := s.e.sock.received(s.each)
+	if s.batch.Len() > 0 {
+		s.e.o.Write(s.batch)
+	}
+	switch {
+	case errors.Is(err, net.ErrClosed):
+		return err
+	case err != nil: // errors of earlier sends show here; a socket that only fails does not spin
+		if s.failures++; s.failures > 10 {
+			time.Sleep(10 * time.Millisecond)
+		}
+	default:
+		s.failures = 0
+	}
+	return nil
 }
 
 // datagram takes the records of one datagram.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -32,24 +33,27 @@ type mmsg struct {
 	_   [4]byte
 }
 
-// socket is one UDP socket with batched system calls. Waiting is the runtime poller's; short calls are made without telling
-// the scheduler, whose bookkeeping costs more than they do at the rate of voice. Local addresses are kept, so that an answer leaves from where the question came to. Datagrams are not fragmented: what is
-// too large for the path is lost, which is how clients find the MTU (§7).
+// socket is one UDP socket with batched system calls. Waiting is for somebody else; short calls are made without telling
+// the scheduler, whose bookkeeping costs more than they do at the rate of voice. Local addresses are kept, so that an answer leaves
+// from where the question came to. Datagrams are not fragmented: what is too large for the path is lost, which is how clients find
+// the MTU (§7).
 type socket struct {
-	file  *os.File
+	file  *os.File // not the poller's
 	raw   syscall.RawConn
+	fd    int
 	v6    bool
 	addr  netip.AddrPort
 	noGSO atomic.Bool
 
-	recv  func(fd uintptr) bool
-	n     int // results of recv
-	errno unix.Errno
-	msgs  [recvBatch]mmsg
-	iovs  [recvBatch]unix.Iovec
-	names [recvBatch]unix.RawSockaddrInet6
-	ctls  [recvBatch][ctlSize]byte
-	bufs  [recvBatch][]byte
+	recv   func(fd uintptr)
+	n      int // results of look
+	errno  unix.Errno
+	closed bool
+	msgs   [recvBatch]mmsg
+	iovs   [recvBatch]unix.Iovec
+	names  [recvBatch]unix.RawSockaddrInet6
+	ctls   [recvBatch][ctlSize]byte
+	bufs   [recvBatch][]byte
 }
 
 // listen opens a socket at address; IPv6 unspecified serves both families.
@@ -71,7 +75,7 @@ func listen(address string) (*socket, error) {
 	if s.v6 {
 		family = unix.AF_INET6
 	}
-	const kind = unix.SOCK_DGRAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	const kind = unix.SOCK_DGRAM | unix.SOCK_CLOEXEC
 	fd, err := unix.Socket(family, kind, 0)
 	if err != nil && s.v6 && ap.Addr().IsUnspecified() {
 		s.v6, ap = false, netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()) // a kernel without IPv6
@@ -87,12 +91,15 @@ func listen(address string) (*socket, error) {
 	for i := range s.bufs {
 		s.bufs[i] = make([]byte, recvSize)
 	}
-	s.file = os.NewFile(uintptr(fd), "udp")
-	if s.raw, err = s.file.SyscallConn(); err != nil {
-		s.file.Close()
-		return nil, err
-	}
 	s.recv = s.receiveSome
+	s.fd, s.file = fd, os.NewFile(uintptr(fd), "udp")
+	if err = unix.SetNonblock(fd, true); err == nil { // after it has become a file, which the poller would have to know else
+		s.raw, err = s.file.SyscallConn()
+	}
+	if err != nil {
+		s.file.Close()
+		return nil, fmt.Errorf("UDP socket %s: %w", address, err)
+	}
 	return s, nil
 }
 
@@ -139,7 +146,6 @@ func (s *socket) setup(fd int, ap netip.AddrPort) error {
 	return nil
 }
 
-// close wakes the receiver.
 func (s *socket) close() { s.file.Close() }
 
 // inbound is one received datagram.
@@ -149,8 +155,8 @@ type inbound struct {
 	local netip.Addr
 }
 
-// receive waits for datagrams and calls f for each. The buffers are valid until it returns.
-func (s *socket) receive(f func(inbound)) error {
+// look takes datagrams that are there, for received.
+func (s *socket) look() (n int, more bool) {
 	for i := range s.msgs {
 		s.iovs[i].Base = &s.bufs[i][0]
 		s.iovs[i].SetLen(recvSize)
@@ -161,18 +167,25 @@ func (s *socket) receive(f func(inbound)) error {
 		h.Control = &s.ctls[i][0]
 		h.SetControllen(ctlSize)
 	}
-	s.n, s.errno = 0, 0
-	if err := s.raw.Read(s.recv); err != nil {
-		if errors.Is(err, os.ErrClosed) {
-			return net.ErrClosed
-		}
-		return err
+	s.n, s.errno, s.closed = 0, 0, false
+	if s.raw.Control(s.recv) != nil {
+		s.closed = true
+	}
+	if s.closed || s.errno != 0 {
+		return -1, s.errno != 0
+	}
+	return s.n, s.n == recvBatch
+}
+
+// received calls f for each datagram that look took. The buffers are valid until the next look.
+func (s *socket) received(f func(inbound)) error {
+	if s.closed {
+		return net.ErrClosed
 	}
 	if s.errno != 0 {
 		return s.errno
 	}
-	n := s.n
-	for i := range n {
+	for i := range s.n {
 		m := &s.msgs[i]
 		d := inbound{b: s.bufs[i][:m.n], from: sockaddr(&s.names[i])}
 		size := s.control(&d, s.ctls[i][:m.hdr.Controllen])
@@ -189,17 +202,17 @@ func (s *socket) receive(f func(inbound)) error {
 	return nil
 }
 
-// receiveSome takes what is there, and reports false to wait.
-func (s *socket) receiveSome(fd uintptr) bool {
+// receiveSome takes what is there.
+func (s *socket) receiveSome(fd uintptr) {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&s.msgs[0])), recvBatch, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return false
+			return
 		default:
 			s.n, s.errno = int(n), errno
-			return true
+			return
 		}
 	}
 }
@@ -254,12 +267,19 @@ type sender struct {
 	names [sendBatch]unix.RawSockaddrInet6
 	ctls  [sendBatch][ctlSize]byte
 	iovs  []unix.Iovec
+	some  func(fd uintptr) // sendNow, made once
+	out   []outbound       // its argument
+	total int              // datagrams in it
+	done  int              // its result
 }
 
 // send sends all; what a peer or the network refuses is lost, as datagrams are.
 func (s *socket) send(w *sender, all []outbound) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.some == nil {
+		w.some = func(fd uintptr) { s.sendNow(fd, w) }
+	}
 	for len(all) > 0 {
 		n := min(len(all), sendBatch)
 		s.sendSome(w, all[:n])
@@ -290,27 +310,49 @@ func (s *socket) sendSome(w *sender, out []outbound) {
 		h.Control = &w.ctls[i][0]
 		h.SetControllen(s.putControl(w.ctls[i][:], o))
 	}
-	done := 0
-	_ = s.raw.Write(func(fd uintptr) bool { // a full socket is waited for; a closed one loses the rest
-		for done < len(out) {
-			n, errno := sendmmsg(fd, w.msgs[done:len(out)], total)
-			switch {
-			case errno == 0:
-				done += n
-			case errno == unix.EINTR:
-			case errno == unix.EAGAIN:
-				return false
-			case errno == unix.EIO && len(out[done].segs) > 1:
-				s.noGSO.Store(true) // a device that cannot compute checksums: one by one from now on
-				s.sendSingly(fd, out[done])
-				done++
-			default:
-				done++
-			}
+	w.out, w.done, w.total = out, 0, total
+	var until time.Time
+	for w.done < len(out) {
+		if s.raw.Control(w.some) != nil || w.done == len(out) {
+			break // a closed socket loses the rest
 		}
-		return true
-	})
+		if until.IsZero() {
+			until = time.Now().Add(fullTime)
+		}
+		if time.Now().After(until) || s.raw.Control(waitRoom) != nil {
+			break
+		}
+	}
+	w.out = nil
 	clear(w.iovs[:total]) // keeps no buffer alive
+}
+
+// fullTime is how long a full socket is waited for. What does not leave by then is lost, as in any router.
+const fullTime = 100 * time.Millisecond
+
+// waitRoom waits until the socket takes something again, or some time.
+func waitRoom(fd uintptr) {
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(fullTime/4/time.Millisecond))
+}
+
+// sendNow gives the kernel what it takes of w.out. w.mu is held.
+func (s *socket) sendNow(fd uintptr, w *sender) {
+	for w.done < len(w.out) {
+		n, errno := sendmmsg(fd, w.msgs[w.done:len(w.out)], w.total)
+		switch {
+		case errno == 0:
+			w.done += n
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN:
+			return
+		case errno == unix.EIO && len(w.out[w.done].segs) > 1:
+			s.noGSO.Store(true) // a device that cannot compute checksums: one by one from now on
+			s.sendSingly(fd, w.out[w.done])
+			w.done++
+		default:
+			w.done++
+		}
+	}
 }
 
 // fewDatagrams is up to how many the kernel works so shortly that the scheduler need not be told.

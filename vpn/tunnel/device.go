@@ -20,14 +20,27 @@ import (
 // ErrNoRights says that this process may not make or configure a TUN device.
 var ErrNoRights = errors.New("no right to make a TUN device (needs /dev/net/tun and CAP_NET_ADMIN)")
 
-// Device is a TUN device; tests stand in. Wireguard's tun.Device satisfies it too.
-type Device interface {
-	// Read fills packets into bufs from offset on and reports their sizes.
-	Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
+// Output is the side of a TUN device that packets are written to.
+type Output interface {
 	// Write sends the packets bufs[i][offset:]. It may use the offset bytes in front, and the capacity behind.
 	Write(bufs [][]byte, offset int) (int, error)
+	// BatchSize is how many packets one look or read may bring.
 	BatchSize() int
 	Close() error
+}
+
+// Device is a whole TUN device for those who have a goroutine for each; tests stand in. Wireguard's tun.Device satisfies it too.
+type Device interface {
+	Output
+	// Read fills packets into bufs from offset on and reports their sizes. It waits for the first.
+	Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
+}
+
+// pollable is a device that is looked at when its descriptor says so, or at any other time.
+type pollable interface {
+	FD() int
+	// Look is Read without waiting; more says that there may be other packets. os.ErrClosed after Close.
+	Look(bufs [][]byte, sizes []int, offset int) (n int, more bool, err error)
 }
 
 // Network is one address range behind the device.
@@ -37,7 +50,7 @@ type Network struct {
 }
 
 // Create makes the TUN device, gives it the addresses and takes it up.
-func Create(name string, nets []Network) (Device, error) {
+func Create(name string, nets []Network) (Output, error) {
 	mtu := 576
 	for _, n := range nets {
 		mtu = max(mtu, n.MTU)

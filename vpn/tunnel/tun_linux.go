@@ -1,10 +1,8 @@
 package tunnel
 
 import (
-	"errors"
 	"os"
 	"runtime"
-	"sync"
 	"syscall"
 	"unsafe"
 
@@ -16,22 +14,24 @@ import (
 //
 //	| flags 1 | gso type 1 | header length 2 | gso size 2 | checksum start 2 | checksum offset 2 | packet |    (little endian)
 //
-// Waiting is the runtime poller's. The system calls between do not wait and are made without telling the scheduler: at the
+// Waiting is for somebody else. The system calls between do not wait and are made without telling the scheduler: at the
 // rate of voice its bookkeeping around each (and the monitor thread that it wakes) costs more than the calls. Writing gathers
 // segments from where they stand: joining copies nothing.
 type tun struct {
-	file *os.File
+	file *os.File // not the poller's
 	raw  syscall.RawConn
+	fd   int
 	name string
 
-	mu   sync.Mutex // guards all below
-	wide []byte     // what the kernel hands over
-	hot  bool       // packets were waiting the last time: more may be
-	read func(fd uintptr) bool
+	// Of Look.
+	wide []byte // what the kernel hands over
+	hot  bool   // packets were waiting the last time: more may be
+	read func(fd uintptr)
 	bufs [][]byte // arguments and results of read
 	size []int
 	off  int
 	n    int
+	more bool
 	err  error
 
 	useGSO bool
@@ -61,21 +61,22 @@ const (
 
 // openTUN makes the device.
 func openTUN(name string) (*tun, error) {
-	fd, err := unix.Open(clone, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(clone, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	t := &tun{wide: make([]byte, vnetLen+1<<16)}
-	if err := t.setup(fd, name); err != nil {
-		unix.Close(fd)
-		return nil, err
+	t := &tun{wide: make([]byte, vnetLen+1<<16), fd: fd, file: os.NewFile(uintptr(fd), clone)}
+	t.read = t.readSome
+	if err = t.setup(fd, name); err == nil {
+		err = unix.SetNonblock(fd, true) // after it has become a file, which the poller would have to know else
 	}
-	t.file = os.NewFile(uintptr(fd), clone) // after TUNSETIFF: before, the poller would be told of an error
-	if t.raw, err = t.file.SyscallConn(); err != nil {
+	if err == nil {
+		t.raw, err = t.file.SyscallConn()
+	}
+	if err != nil {
 		t.file.Close()
 		return nil, err
 	}
-	t.read = t.readSome
 	return t, nil
 }
 
@@ -96,30 +97,27 @@ func (t *tun) setup(fd int, name string) error {
 	return nil
 }
 
-// BatchSize implements Device.
+// BatchSize implements Output.
 func (t *tun) BatchSize() int { return readBatch }
 
-// Close implements Device. It wakes a waiting Read.
+// Close implements Output.
 func (t *tun) Close() error { return t.file.Close() }
 
-// Read implements Device: it waits for a packet and, when they come fast, takes what else is there.
-func (t *tun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.bufs, t.size, t.off, t.n, t.err = bufs, sizes, offset, 0, nil
-	err := t.raw.Read(t.read)
+// FD implements pollable.
+func (t *tun) FD() int { return t.fd }
+
+// Look implements pollable. When packets come fast it takes all that are there.
+func (t *tun) Look(bufs [][]byte, sizes []int, offset int) (n int, more bool, err error) {
+	t.bufs, t.size, t.off, t.n, t.more, t.err = bufs, sizes, offset, 0, false, nil
+	if err := t.raw.Control(t.read); err != nil || t.err == unix.EBADFD {
+		return 0, false, os.ErrClosed
+	}
 	t.bufs, t.size = nil, nil
-	if errors.Is(err, os.ErrClosed) || t.err == unix.EBADFD {
-		return 0, os.ErrClosed
-	}
-	if err == nil && t.n == 0 {
-		err = t.err
-	}
-	return t.n, err
+	return t.n, t.more, t.err
 }
 
-// readSome reads until there is nothing more, or not enough room; it reports false to wait. t.mu is held.
-func (t *tun) readSome(fd uintptr) bool {
+// readSome reads until there is nothing more, or not enough room.
+func (t *tun) readSome(fd uintptr) {
 	for {
 		k, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&t.wide[0])), uintptr(len(t.wide)))
 		switch errno {
@@ -128,21 +126,21 @@ func (t *tun) readSome(fd uintptr) bool {
 			got, t.err = split(t.wide[:k], t.bufs[t.n:], t.size[t.n:], t.off)
 			t.n += got
 			if !t.hot || t.err != nil || len(t.bufs)-t.n < maxSegments {
-				t.hot = true
-				return true
+				t.hot, t.more = true, true
+				return
 			}
 		case unix.EINTR:
 		case unix.EAGAIN:
-			t.hot = false
-			return t.n > 0
+			t.hot = t.n > 0
+			return
 		default:
 			t.err = errno
-			return true
+			return
 		}
 	}
 }
 
-// Write implements Device. Segments of one TCP connection that follow each other go as one.
+// Write implements Output. Segments of one TCP connection that follow each other go as one.
 func (t *tun) Write(bufs [][]byte, offset int) (int, error) {
 	var first error
 	err := t.raw.Control(func(fd uintptr) {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"ringfence/internal/task"
+	"ringfence/vpn/beat"
 	"ringfence/vpn/policy"
 )
 
@@ -52,9 +53,17 @@ type Stats struct {
 
 // Tunnel moves packets between the device and sessions.
 type Tunnel struct {
-	dev   Device
+	dev   Output
 	log   *slog.Logger
 	burst func()
+
+	// Of the goroutine that reads.
+	bufs, views [][]byte
+	sizes       []int
+	run         []Packet
+	got         int
+	err         error
+	failures    int
 
 	mu    sync.RWMutex // guards peers
 	peers map[netip.Addr]Peer
@@ -62,13 +71,20 @@ type Tunnel struct {
 	toClients, fromClients, noSession, writeErrors atomic.Uint64
 }
 
-// New makes a tunnel over a device. Run serves it. After each burst of packets burst is called, before their buffers are used
+// New makes a tunnel over a device, which is a Device, or what Create made. Run serves it, or who runs its Source. After each burst of packets burst is called, before their buffers are used
 // again; it may be nil.
-func New(dev Device, log *slog.Logger, burst func()) *Tunnel {
+func New(dev Output, log *slog.Logger, burst func()) *Tunnel {
 	if burst == nil {
 		burst = func() {}
 	}
-	return &Tunnel{dev: dev, log: log, burst: burst, peers: make(map[netip.Addr]Peer)}
+	t := &Tunnel{dev: dev, log: log, burst: burst, peers: make(map[netip.Addr]Peer)}
+	n := max(1, dev.BatchSize())
+	t.bufs, t.views, t.sizes, t.run = make([][]byte, n), make([][]byte, n), make([]int, n), make([]Packet, 0, n)
+	for i := range t.bufs {
+		t.bufs[i] = make([]byte, bufSize)
+		t.views[i] = t.bufs[i][:bufSize-Tailroom]
+	}
+	return t
 }
 
 // Attach gives an inner address to a session, taking it from another one.
@@ -92,35 +108,89 @@ func (t *Tunnel) Stats() Stats {
 	return Stats{t.toClients.Load(), t.fromClients.Load(), t.noSession.Load(), t.writeErrors.Load()}
 }
 
-// Run reads the device until it is closed or ctx ends.
-func (t *Tunnel) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { t.dev.Close() })
-	defer stop()
-	n := max(1, t.dev.BatchSize())
-	bufs, sizes := make([][]byte, n), make([]int, n)
-	views := make([][]byte, n)
-	for i := range bufs {
-		bufs[i] = make([]byte, bufSize)
-		views[i] = bufs[i][:bufSize-Tailroom]
+// Source is the device as a source of package beat, for the goroutine that also waits for others; nil when the device can only be
+// read.
+func (t *Tunnel) Source() beat.Source {
+	if d, ok := t.dev.(pollable); ok {
+		return &source{t, d}
 	}
-	run := make([]Packet, 0, n)
-	failures := 0
-	for {
-		got, err := t.dev.Read(views, sizes, Headroom)
+	return nil
+}
+
+// source implements beat.Source.
+type source struct {
+	t   *Tunnel
+	dev pollable
+}
+
+func (s *source) FD() int { return s.dev.FD() }
+
+func (s *source) Look() (n int, more bool) {
+	t := s.t
+	t.got, more, t.err = s.dev.Look(t.views, t.sizes, Headroom)
+	if t.err != nil {
+		return -1, more
+	}
+	return t.got, more
+}
+
+func (s *source) Serve() error { return s.t.serve() }
+
+// Run serves the device until it is closed or ctx ends.
+func (t *Tunnel) Run(ctx context.Context) error {
+	if s := t.Source(); s != nil {
+		w, err := beat.New(s)
 		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		defer context.AfterFunc(ctx, w.Close)()
+		defer w.Close()
+		w.Run(func(e error) { err = e })
+		return t.ended(err)
+	}
+	d, ok := t.dev.(Device)
+	if !ok {
+		return errors.New("the TUN device cannot be read")
+	}
+	defer context.AfterFunc(ctx, func() { t.dev.Close() })()
+	for {
+		t.got, t.err = d.Read(t.views, t.sizes, Headroom)
+		if err := t.serve(); err != nil {
+			if ctx.Err() != nil {
 				return nil
 			}
-			if failures++; failures > 100 {
-				return fmt.Errorf("read TUN device: %w", err)
-			}
-			t.log.Info("packet from the TUN device was unreadable", "err", err)
-		} else {
-			failures = 0
+			return t.ended(err)
 		}
-		t.dispatch(bufs[:got], sizes[:got], run)
-		t.burst()
 	}
+}
+
+// ended is the error of a device that was not closed.
+func (t *Tunnel) ended(err error) error {
+	if errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// maxFailures is how many reads in a row may fail.
+const maxFailures = 100
+
+// serve hands over the packets that were read.
+func (t *Tunnel) serve() error {
+	switch {
+	case t.err == nil:
+		t.failures = 0
+	case errors.Is(t.err, os.ErrClosed) || errors.Is(t.err, net.ErrClosed):
+		return t.err
+	default:
+		if t.failures++; t.failures > maxFailures {
+			return fmt.Errorf("read TUN device: %w", t.err)
+		}
+		t.log.Info("packet from the TUN device was unreadable", "err", t.err)
+	}
+	t.dispatch(t.bufs[:t.got], t.sizes[:t.got], t.run)
+	t.burst()
+	return nil
 }
 
 // dispatch hands runs of packets with the same destination to their session in one call.
