@@ -252,10 +252,11 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		Password:  func(device string) string { p, _ := a.passwords.of(device); return p },
 		LSC:       a.ca.CurrentLSC,
 		VPNHashes: a.trust.VPNHashes,
-		Offers:    phonefile.Park | phonefile.Pickup | phonefile.Conference | phonefile.Divert | phonefile.CallBack | phonefile.QualityReport | phonefile.MaliciousCall,
-		Trust:     a.trust.Provision(),
-		AuthMode:  a.enrolment.AuthMode,
-		State:     a.store, Local: a.local, Note: note, Log: a.log,
+		Offers: phonefile.Park | phonefile.Pickup | phonefile.Conference | phonefile.Divert | phonefile.CallBack | phonefile.QualityReport | phonefile.MaliciousCall |
+			phonefile.HuntLogin | phonefile.MeetMe | phonefile.AbbreviatedDial,
+		Trust:    a.trust.Provision(),
+		AuthMode: a.enrolment.AuthMode,
+		State:    a.store, Local: a.local, Note: note, Log: a.log,
 		Fetched: func(string) { a.trust.Nudge() }, Believes: a.trust.Believes, Appliances: callServers,
 	}); err != nil {
 		return err

@@ -224,7 +224,7 @@ func TestAllowed(t *testing.T) {
 func TestNotices(t *testing.T) {
 	_, notices := mustParse(t, site)
 	all := fmt.Sprint(notices)
-	for _, want := range []string{"intercom:", "rooms:", "routes_in:", "routes_out:", "emergency"} {
+	for _, want := range []string{"intercom:", "routes_in:", "routes_out:", "emergency"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("nothing said of %s in\n%s", want, all)
 		}

@@ -428,8 +428,8 @@ type Intercom struct {
 // Rooms is a range of conference rooms.
 type Rooms struct {
 	Range  string `yaml:"range" required:"true" pattern:"^[0-9]+(-[0-9]+)?$" want:"a range of numbers like 360-369" number:"true" doc:"Range of numbers: 360-369."`
-	Host   string `yaml:"host" default:"meetme_key" enum:"meetme_key" doc:"Who opens a room: meetme_key is the one who presses MeetMe and dials it."`
-	Guests string `yaml:"guests" default:"wait_for_host" enum:"wait_for_host" doc:"What guests do before: wait_for_host."`
+	Host   string `yaml:"host" default:"meetme_key" enum:"meetme_key,anyone" doc:"Who opens a room: meetme_key is the one who presses MeetMe and dials it, and whose leaving closes it; anyone is whoever dials it first, and the last to leave closes it."`
+	Guests string `yaml:"guests" default:"wait_for_host" enum:"wait_for_host" doc:"What becomes of guests before that: wait_for_host, they are told that there is no such number."`
 	Record bool   `yaml:"record" default:"false" doc:"Record every conference."`
 }
 

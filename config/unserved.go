@@ -12,7 +12,11 @@ func (c *checker) unserved() {
 	}
 	d := c.d
 	section("intercom", len(d.Intercom), "intercom")
-	section("rooms", len(d.Rooms), "conference rooms")
+	for i, r := range d.Rooms {
+		if r.Record {
+			c.note(fmt.Sprintf("rooms[%d].record", i), "it can stay; it takes effect with a later release", "rooms[%d].record: checked, but this release does not record rooms", i)
+		}
+	}
 	section("routes_in", len(d.RoutesIn), "trunks")
 	section("routes_out", len(d.RoutesOut), "trunks")
 	section("numbering.emergency", len(d.Numbering.Emergency), "calls to the outside, emergency calls included")
@@ -35,7 +39,7 @@ func (c *checker) unservedRules() {
 	var order []string
 	for _, d := range c.destinationList() {
 		switch kind, _ := d.dest.Split(); kind {
-		case "room", "external":
+		case "external":
 			if count[kind]++; count[kind] == 1 {
 				first[kind] = d.path
 				order = append(order, kind)

@@ -19,6 +19,9 @@ type Room struct {
 	loans   map[*Leg]*loan      // legs of the calls that guests came from
 	coming  map[*owner]struct{} // calls that ring still, whose party comes when it answers
 	isOver  bool
+
+	standing bool // it has a number, and stays for one or two
+
 	hooks   Hooks
 	started time.Time
 	dialled string
@@ -285,12 +288,14 @@ func (r *Room) settle() {
 	if r.isOver {
 		return
 	}
-	switch len(r.guests) + len(r.coming) {
-	case 0:
+	switch n := len(r.guests) + len(r.coming); {
+	case n == 0:
 		r.over()
-	case 1:
+	case r.standing:
+		r.refresh()
+	case n == 1:
 		r.End()
-	case 2:
+	case n == 2:
 		if len(r.coming) == 0 {
 			r.direct()
 		}

@@ -305,6 +305,16 @@ func (c *Call) give(l, target *Leg, take func(o *owner) error) {
 		l.reject(603)
 		return
 	}
+	c.giveTo(l, o, 603, func(o *owner) error {
+		if _, mine := o.legs[target]; !mine {
+			return errGone
+		}
+		return take(o)
+	})
+}
+
+// giveTo is give for any owner and code.
+func (c *Call) giveTo(l *Leg, o *owner, code int, take func(o *owner) error) {
 	c.caller, c.lent = nil, l
 	c.release(l)
 	c.waiting++
@@ -314,22 +324,15 @@ func (c *Call) give(l, target *Leg, take func(o *owner) error) {
 		if err == nil {
 			return // the caller is the other's now, and this call ends
 		}
-		c.log.Info("call of another phone is out of reach", "line", l.Line.Number, "phone", l.Device, "err", err)
+		c.log.Info("caller cannot go there", "line", l.Line.Number, "phone", l.Device, "err", err)
 		c.adopt(l)
 		c.caller = l
-		c.refuse(603)
+		c.refuse(code)
 	}
 	reply := func(err error) {
 		c.insist(message{run: func() { back(err) }, drop: func() { strand(l, err) }})
 	}
-	run := func() {
-		if _, mine := o.legs[target]; !mine {
-			reply(errGone)
-			return
-		}
-		reply(take(o))
-	}
-	if o.send(message{run: run, drop: func() { reply(errGone) }}) != nil {
+	if o.send(message{run: func() { reply(take(o)) }, drop: func() { reply(errGone) }}) != nil {
 		back(errGone)
 	}
 }

@@ -76,7 +76,8 @@ func Install(o *call.Options, fo Options) *Features {
 	o.Refer = transfer.Handle
 	o.Recall = func() time.Duration { return time.Duration(f.doc.Load().Features.TransferRecall) * time.Second }
 	o.Services = pickup.Services()
-	o.Numbers = map[plan.ObjectKind]func(*call.Call, plan.Object){plan.ParkSlot: f.Park.Retrieve, plan.Page: f.Pages.Dialled}
+	o.Services["meetme"] = f.Rooms.MeetMe
+	o.Numbers = map[plan.ObjectKind]func(*call.Call, plan.Object){plan.ParkSlot: f.Park.Retrieve, plan.Page: f.Pages.Dialled, plan.Room: f.Rooms.Dialled}
 	o.Keys = map[string]func(*call.Call, *call.Leg, *call.Key){
 		"Park": f.Park.Key, "ParkMonitor": f.Park.Key, "Join": f.Rooms.Join, "IDivert": divert.Key, "MCID": f.Malicious.Key,
 		"CallBack": f.Callback.Key,

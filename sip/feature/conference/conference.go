@@ -11,7 +11,9 @@
 //
 // join.go is §8: calls that the user has marked, joined to one conference.
 //
-// It leaves out: meet-me rooms (§20), roster by INFO.
+// barge.go is how other phones of a shared line come in (§26), meetme.go are rooms that have a number (§20).
+//
+// It leaves out: roster by INFO.
 package conference
 
 import (
@@ -32,12 +34,14 @@ type Options struct {
 	MultiAdmin bool // every Cisco phone is an administrator
 	Keep       bool // the room goes on without one
 	MaxGuests  int  // in one room
+
+	Numbers map[string]bool // of meet-me rooms; true: anybody may open it
 }
 
 // OptionsOf are those that a document declares.
 func OptionsOf(d *config.Document) Options {
 	c := d.Features.Conference
-	return Options{MultiAdmin: c.EveryoneAdmin, Keep: c.Keep, MaxGuests: c.MaxGuests}
+	return Options{MultiAdmin: c.EveryoneAdmin, Keep: c.Keep, MaxGuests: c.MaxGuests, Numbers: openTo(d)}
 }
 
 // Rooms holds the conferences.
@@ -54,6 +58,8 @@ type Rooms struct {
 	guests map[string]seat // by leg
 
 	selected map[string][]*call.Leg // calls that a user has marked, by device
+
+	meetings map[string]*room // open meet-me rooms by number
 }
 
 // seat is what is known of a guest without asking its room.
@@ -71,6 +77,8 @@ type room struct {
 	choice map[string]string    // remembered menu action, by device
 	shown  map[string]*call.Leg // whose phone has been shown the list, by device
 
+	number string      // of a meet-me room
+	host   *call.Leg   // who has opened it; nil: it is anybody's
 	plain  bool        // a barge: nobody is shown a conference
 	admins []*call.Leg // besides whoever else is one
 }
@@ -80,7 +88,7 @@ func New(o Options, log *slog.Logger) *Rooms {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	a := &Rooms{log: log.With("component", "conference"), rooms: map[int]*room{}, guests: map[string]seat{}, selected: map[string][]*call.Leg{}}
+	a := &Rooms{log: log.With("component", "conference"), rooms: map[int]*room{}, guests: map[string]seat{}, selected: map[string][]*call.Leg{}, meetings: map[string]*room{}}
 	a.Reload(o)
 	return a
 }
@@ -168,10 +176,12 @@ func (a *Rooms) refuse(l *call.Leg, k *call.Key) {
 
 // admit gives a guest the display of an administrator, if it is one.
 func (r *room) admit(g *call.Guest) {
-	if !r.plain && g.Leg.Cisco && (r.opt.MultiAdmin || slices.Contains(r.admins, g.Leg)) {
+	if r.number != "" {
+		g.Admin = g.Leg == r.host
+	} else if !r.plain && g.Leg.Cisco && (r.opt.MultiAdmin || slices.Contains(r.admins, g.Leg)) {
 		g.Admin = true
 	}
-	if g.Admin {
+	if g.Admin && r.number == "" {
 		r.ShowRoom(g)
 	}
 	r.all.mu.Lock()
@@ -217,6 +227,8 @@ func (r *room) left(g *call.Guest) {
 		}
 	}
 	switch {
+	case r.number != "" && g.Leg == r.host:
+		r.End() // the room is its host's
 	case g.Admin && admins == 0 && !r.opt.Keep:
 		r.End()
 	case len(guests) > 1:
@@ -232,6 +244,9 @@ func (r *room) over() {
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()
 	delete(r.all.rooms, r.id)
+	if r.all.meetings[r.number] == r {
+		delete(r.all.meetings, r.number)
+	}
 	for leg, s := range r.all.guests {
 		if s.room == r.id {
 			delete(r.all.guests, leg)
