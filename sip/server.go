@@ -308,7 +308,7 @@ func unsupported(req *sipgo.Request) string {
 	for h := range transaction.Headers(req, "Require") {
 		for tag := range strings.SplitSeq(h.Value(), ",") {
 			switch tag = strings.TrimSpace(tag); strings.ToLower(tag) {
-			case "", "norefersub", "extended-refer", "replaces", "timer", "join", "sdp-anat", "resource-priority", "outbound":
+			case "", "norefersub", "extended-refer", "replaces", "timer", "100rel", "join", "sdp-anat", "resource-priority", "outbound":
 			default:
 				if len(out) < 8 {
 					out = append(out, tag)

@@ -120,7 +120,7 @@ func diversionHeader(v plan.Diversion, host netip.Addr, forCisco bool) sip.Heade
 }
 
 // methods that legs take.
-const methods = "INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, SUBSCRIBE, NOTIFY, INFO, PUBLISH, MESSAGE, UPDATE"
+const methods = "INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, SUBSCRIBE, NOTIFY, INFO, PUBLISH, MESSAGE, UPDATE, PRACK"
 
 // display is what the phone is to show, as text to compare.
 func (l *Leg) display() string {
@@ -172,6 +172,9 @@ func (l *Leg) dress(m sip.Message) {
 // the policy permits that.
 func (l *Leg) supported(m sip.Message) {
 	tags := "replaces,timer"
+	if !l.Cisco && l.reliable() {
+		tags += ",100rel"
+	}
 	if l.Cisco {
 		if l.current().Secure() && l.m.opt.SRTP == PreferSRTP {
 			tags += ",X-cisco-srtp-fallback"

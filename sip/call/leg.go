@@ -84,6 +84,7 @@ type Leg struct {
 
 	// Of an incoming leg, until it is answered.
 	invite *transaction.Server
+	prov   provisional
 	offer  *sdp.Session // nil: the phone wants our offer
 	early  bool         // an answer was sent in a provisional response
 	rang   bool         // 180 was sent
@@ -94,7 +95,8 @@ type Leg struct {
 	client    *transaction.Client
 	inviteSeq uint32
 	spec      inviteSpec
-	plain     bool // asked again without encryption
+	plain     bool          // asked again without encryption
+	longer    time.Duration // session interval that the phone insists on
 	noReply   timer
 	ringLimit timer
 
@@ -378,6 +380,7 @@ func (l *Leg) finish() {
 	l.noReply.stop()
 	l.ringLimit.stop()
 	l.leaveBy.stop()
+	l.prov.repeat.stop()
 	l.session.stop()
 	l.ackBy.stop()
 	l.dropOffer()

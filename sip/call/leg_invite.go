@@ -31,7 +31,7 @@ func (l *Leg) ring(code int, headers ...sip.Header) {
 	}
 	l.shown = l.display()
 	l.state = ringing
-	if l.invite.Respond(res) != nil {
+	if l.provide(res) != nil {
 		l.log.Debug("caller is gone", "peer", l.current().Remote().String())
 	}
 }
@@ -51,7 +51,7 @@ func (l *Leg) preview(codec sdp.Codec, ptime int) bool {
 	transaction.SetBody(res, typeSDP, body)
 	l.shown = l.display()
 	l.state = ringing
-	_ = l.invite.Respond(res)
+	_ = l.provide(res)
 	return true
 }
 
@@ -98,11 +98,20 @@ func (l *Leg) accept(body []byte) {
 	l.d.Confirm()
 	l.shown = l.display()
 	l.acking = l.invite
+	if l.prov.waiting = nil; l.prov.out != nil && len(l.prov.out.Body()) > 0 {
+		l.prov.final = res
+	} else {
+		l.prov.out = nil
+		l.sendFinal(res)
+	}
+	l.report()
+}
+
+func (l *Leg) sendFinal(res *sip.Response) {
 	if err := l.invite.Respond(res); err != nil {
 		// Its CANCEL has won; the event is on its way.
 		l.log.Debug("caller is gone", "err", err)
 	}
-	l.report()
 }
 
 // reject refuses a waiting caller.
@@ -122,6 +131,11 @@ func (l *Leg) reject(code int, headers ...sip.Header) {
 
 // cancelled: the caller has given up.
 func (l *Leg) cancelled() {
+	if l.prov.final != nil { // answered, but it was not told yet
+		l.why = "cancelled"
+		l.giveUp(487)
+		return
+	}
 	if !l.waiting() {
 		return // it was answered before the CANCEL came; a BYE will follow
 	}
@@ -226,6 +240,7 @@ func (l *Leg) invited(res *sip.Response, err error) {
 		}
 		l.fails(f)
 	case res.StatusCode == 488 && (l.tryMore() || l.tryPlain()):
+	case res.StatusCode == 422 && l.tryLonger(res):
 	default:
 		l.logRefusal(res)
 		l.fails(failure{cause: causeOf(res.StatusCode), code: res.StatusCode})
@@ -279,8 +294,19 @@ func (l *Leg) tryMore() bool {
 	return l.again()
 }
 
+// tryLonger asks again with the session interval that the phone insists on (RFC 4028 §7.3).
+func (l *Leg) tryLonger(res *sip.Response) bool {
+	d := minSE(res)
+	if l.state == ending || d <= l.offers() || d > maxSession {
+		return false
+	}
+	l.longer = d
+	return l.again()
+}
+
 func (l *Leg) again() bool {
 	l.neg.Reject()
+	l.prov = provisional{}
 	l.m.removeDialog(l)
 	l.d.End()
 	l.state = calling
@@ -296,6 +322,9 @@ func (l *Leg) progress(res *sip.Response) {
 		return
 	}
 	l.noteTag()
+	if !l.prack(res) {
+		return
+	}
 	if l.state == calling {
 		l.state = ringing
 		l.report()

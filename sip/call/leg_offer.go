@@ -21,6 +21,9 @@ func (l *Leg) reinvited(tx *transaction.Server) {
 	case l.op != nil && l.op.offering():
 		tx.Answer(491)
 		return
+	case tooShort(tx.Request()):
+		tx.Answer(422, minimum())
+		return
 	case l.acking != nil && l.acking.Request().CSeq().SeqNo != tx.Request().CSeq().SeqNo && l.neg.Pending():
 		tx.Answer(500, sip.NewHeader("Retry-After", strconv.Itoa(rand.IntN(10))))
 		return
@@ -46,6 +49,10 @@ func (l *Leg) reinvited(tx *transaction.Server) {
 func (l *Leg) updated(tx *transaction.Server) {
 	req := tx.Request()
 	res := tx.Response(200, "")
+	if tooShort(req) {
+		tx.Answer(422, minimum())
+		return
+	}
 	if len(req.Body()) == 0 {
 		l.dress(res)
 		l.timersAccept(req, res)
@@ -53,7 +60,7 @@ func (l *Leg) updated(tx *transaction.Server) {
 		return
 	}
 	switch {
-	case !l.talking() || l.op != nil && l.op.offering() || l.neg.Pending():
+	case !l.talking() && !(l.waiting() && l.early && l.prov.settled) || l.op != nil && l.op.offering() || l.neg.Pending():
 		tx.Answer(491)
 		return
 	}

@@ -105,7 +105,7 @@ func (l *Leg) request(tx *transaction.Server) {
 	case sip.INFO:
 		l.informed(tx)
 	case sip.PRACK:
-		tx.Answer(481) // nothing of ours was sent reliably
+		l.pracked(tx)
 	case sip.SUBSCRIBE:
 		tx.Answer(489)
 	default:
@@ -368,6 +368,10 @@ func (l *Leg) operated(op *operation, res *sip.Response, err error) {
 		case op.method == sip.INVITE || op.offers:
 			l.reoffered(op, res)
 		}
+	case res.StatusCode == 422 && minSE(res) > l.interval && minSE(res) <= maxSession:
+		l.spoke = time.Now()
+		l.neg.Reject()
+		l.interval, l.refresh = minSE(res), true
 	case res.StatusCode == 491 && l.glares < maxGlares:
 		l.spoke = time.Now()
 		l.neg.Reject()

@@ -13,8 +13,7 @@
 // Every leg ends: a phone that says nothing, or is gone without a word, is found by the limit of its transaction, by the ring
 // time of its line, or, once it talks, by a question when neither audio nor signalling was heard for a while.
 //
-// It leaves out: video, reliable provisional responses (not
-// offered, so that no phone may ask for them).
+// It leaves out: video.
 package call
 
 import (

@@ -15,6 +15,9 @@ import (
 // minSession is the shortest interval taken (RFC 4028 §5).
 const minSession = 90 * time.Second
 
+// maxSession bounds what a phone may insist on.
+const maxSession = 24 * time.Hour
+
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // sessionExpires reads the header of a message: interval and refresher ("uac", "uas" or "").
@@ -48,12 +51,25 @@ func tooShort(req *sip.Request) bool {
 	return d > 0 && d < minSession
 }
 
+// minSE reads what a refusal of our interval asks for.
+func minSE(res *sip.Response) time.Duration {
+	text, _, _ := strings.Cut(transaction.Header(res, "Min-SE"), ";")
+	n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(n) * time.Second
+}
+
+// offers is the interval that we ask for.
+func (l *Leg) offers() time.Duration { return max(l.m.opt.SessionExpires, l.longer) }
+
 func minimum() sip.Header { return sip.NewHeader("Min-SE", strconv.Itoa(int(minSession/time.Second))) }
 
 // timersOffer asks for a timer in an INVITE, of phones that know them: Cisco phones do not, and live without.
 func (l *Leg) timersOffer(req *sip.Request) {
 	if l.m.opt.SessionExpires >= minSession && l.spec.binding.Supports("timer") {
-		req.AppendHeader(sessionHeader(l.m.opt.SessionExpires, ""))
+		req.AppendHeader(sessionHeader(l.offers(), ""))
 		req.AppendHeader(minimum())
 	}
 }

@@ -37,6 +37,12 @@ type Phone struct {
 	Intercept func(req *sip.Request) int
 	// Early is sent as 183 with a description.
 	Early bool
+	// Rewrite, if set, changes the first answer to an INVITE; one with a final code is all there is.
+	Rewrite func(req *sip.Request, res *sip.Response)
+	// Supported are further tags that it has registered with.
+	Supported []string
+	// Reliable makes it send provisional answers reliably, and acknowledge those that it gets (RFC 3262).
+	Reliable bool
 	// Extra headers of INVITEs.
 	Extra []string
 	Plain bool // no UPDATE, no Cisco header: a phone of RFC 3261
@@ -111,6 +117,7 @@ func (p *Phone) plug(at netip.AddrPort, transport string, n int) {
 		p.binding.Supported = []string{"replaces", "x-cisco-callinfo"}
 		p.binding.Model = p.Model
 	}
+	p.binding.Supported = append(p.binding.Supported, p.Supported...)
 	w.mu.Lock()
 	w.phones[p.Number] = append(w.phones[p.Number], p)
 	w.byFlow[server.id] = p
@@ -348,6 +355,13 @@ func (p *Phone) invited(tx *transaction.Server) {
 		tx.Answer(p.Refuse)
 		return
 	}
+	if p.Rewrite != nil {
+		res := tx.Response(180, "")
+		if p.Rewrite(req, res); res.StatusCode >= 300 {
+			_ = tx.Respond(res)
+			return
+		}
+	}
 	if p.Redirect != "" {
 		tx.Answer(302, sip.NewHeader("Contact", p.Redirect))
 		return
@@ -374,6 +388,10 @@ func (p *Phone) invited(tx *transaction.Server) {
 		}
 	}
 	p.dress(ring)
+	if p.Reliable {
+		ring.AppendHeader(sip.NewHeader("Require", "100rel"))
+		ring.AppendHeader(sip.NewHeader("RSeq", "4711"))
+	}
 	_ = tx.Respond(ring)
 	tx.OnCancel(func(cancel *sip.Request) {
 		t.end("CANCEL " + transaction.Header(cancel, "Reason"))

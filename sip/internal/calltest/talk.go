@@ -67,6 +67,16 @@ func (t *Talk) answered(res *sip.Response) {
 	t.P.mu.Unlock()
 	switch {
 	case res.StatusCode < 200:
+		if n := transaction.Header(res, "RSeq"); n != "" && t.P.Reliable {
+			t.P.mu.Lock()
+			if s, err := sdp.Parse(res.Body()); err == nil && t.Neg.Pending() {
+				_, _ = t.Neg.Preview(s)
+			}
+			prack := t.D.Request(sip.PRACK)
+			t.P.mu.Unlock()
+			prack.AppendHeader(sip.NewHeader("RAck", n+" "+fmt.Sprint(t.seq)+" INVITE"))
+			_, _ = t.P.layer.Request(t.P.flow, prack, nil)
+		}
 		return
 	case res.StatusCode >= 300:
 		t.end(fmt.Sprint(res.StatusCode))
