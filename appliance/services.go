@@ -122,6 +122,7 @@ func (a *appliance) setupSIP() error {
 		MaxMessage: a.doc().SIP.MaxMessageBytes, MaxFlows: a.doc().SIP.MaxFlows, MaxPerSource: a.doc().SIP.MaxFlowsPerIP,
 		Accounts: accounts{a.doc}, Password: a.passwords.of, Realm: a.doc().Site.Domain, Expires: a.doc().SIP.RegisterExpires.D(),
 		Store: a.store, Local: a.local, Note: a.recorder.Note, MayWatch: a.mayWatch, Ready: a.mayCome, Declared: a.declaredField,
+		Fallback: a.doc().SIP.SRTP != config.SRTPRequire,
 		Stamps: func(device string) (cisco.Stamps, bool) {
 			s, err := a.files.Stamps(device)
 			return cisco.Stamps{Config: s.Config, Dialplan: s.Dialplan, Softkey: s.Softkey, FeatureControl: s.Feature}, err == nil

@@ -67,6 +67,8 @@ type LegKeeper interface {
 type Options struct {
 	Log     *slog.Logger
 	Product string // in Server and User-Agent, default "Ringfence"
+	// Fallback tells phones in encrypted mode that their offers of SRTP may be answered in clear ("sip-overview" §3).
+	Fallback bool
 
 	Listen       []flow.Listen
 	Certificate  func() (*tls.Certificate, error)
@@ -204,7 +206,7 @@ func (s *Server) flowClosed(f flow.Flow, reason error) {
 }
 
 // allow is what the server takes.
-const allow = "INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, SUBSCRIBE, NOTIFY, INFO, PUBLISH, UPDATE"
+const allow = "INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, SUBSCRIBE, NOTIFY, INFO, PUBLISH, UPDATE, PRACK"
 
 // decorate adds what every message of ours carries (sip-registration.md §3, sip-overview.md §3): the level of features only
 // towards devices that are known.
@@ -212,6 +214,9 @@ func (s *Server) decorate(f flow.Flow, m sipgo.Message) {
 	id, known := s.reg.ByFlow(f)
 	tags := "replaces,timer"
 	if known && id.Cisco {
+		if s.opt.Fallback && f.Secure() {
+			tags += ",X-cisco-srtp-fallback"
+		}
 		tags += "," + cisco.SIS
 	}
 	switch m := m.(type) {

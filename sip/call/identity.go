@@ -176,7 +176,7 @@ func (l *Leg) supported(m sip.Message) {
 		tags += ",100rel"
 	}
 	if l.Cisco {
-		if l.current().Secure() && l.m.opt.SRTP == PreferSRTP {
+		if l.current().Secure() && l.m.opt.SRTP != RequireSRTP {
 			tags += ",X-cisco-srtp-fallback"
 		}
 		tags += "," + cisco.SIS

@@ -26,7 +26,7 @@ func (r *Registrar) Authenticate(tx *transaction.Server) (Identity, bool) {
 			r.refuse(tx, who, why)
 			return Identity{}, false
 		}
-		line, ok := lineOf(who.device, tx.Request().From().Address.User)
+		line, ok := callingLine(who.device, tx.Request())
 		if !ok {
 			r.refuse(tx, who, "the line in From is not the device's")
 			return Identity{}, false
@@ -37,6 +37,23 @@ func (r *Registrar) Authenticate(tx *transaction.Server) (Identity, bool) {
 		id.Binding = live.Binding
 	}
 	return id, true
+}
+
+// callingLine is the line that a request of a device is made for. A phone that hides its number writes an anonymous From and tells the
+// line in Remote-Party-ID ("sip-calls" §24.4); one that does not tell it there either uses its first.
+func callingLine(d DeviceInfo, req *sip.Request) (string, bool) {
+	from := req.From().Address
+	if !strings.EqualFold(from.User, "anonymous") && !strings.EqualFold(from.Host, "anonymous.invalid") {
+		return lineOf(d, from.User)
+	}
+	if _, rest, ok := strings.Cut(transaction.Header(req, "Remote-Party-ID"), "<sip:"); ok {
+		user, _, _ := strings.Cut(rest, "@")
+		if line, ok := lineOf(d, user); ok {
+			return line, true
+		}
+	}
+	primary, ok := d.Primary()
+	return primary.Number, ok
 }
 
 // lineOf returns the line of d that user names; the MAC address, which device-level requests carry, names the primary.

@@ -106,7 +106,8 @@ type World struct {
 	byFlow   map[string]*Phone
 	wire     []Message
 	legs     map[string]map[string]state.Phase
-	phases   []string // "301 active", in order
+	phases   []string        // "301 active", in order
+	lit      map[string]bool // legs that were shown at some time
 	ended    []call.Info
 	dnd      map[string]bool
 	out      map[string]bool // of hunt groups
@@ -152,7 +153,7 @@ func New(t testing.TB, e *media.Engine, edit ...func(*config.Document, *call.Opt
 	t.Helper()
 	w := &World{
 		T: t, Engine: e, Doc: Lines(), sessions: e.Totals().Sessions, phones: map[string][]*Phone{}, byFlow: map[string]*Phone{},
-		legs: map[string]map[string]state.Phase{}, dnd: map[string]bool{}, fwd: map[string]string{}, out: map[string]bool{}, switches: map[string]bool{}, slots: map[string]bool{},
+		legs: map[string]map[string]state.Phase{}, lit: map[string]bool{}, dnd: map[string]bool{}, fwd: map[string]string{}, out: map[string]bool{}, switches: map[string]bool{}, slots: map[string]bool{},
 		Kept: map[string][]byte{},
 	}
 	w.Layer = transaction.New(transaction.Options{
@@ -300,6 +301,7 @@ func (w *World) SetLeg(line, leg string, p state.Phase) {
 		return
 	}
 	if !w.Quiet {
+		w.lit[leg] = true
 		w.phases = append(w.phases, line+" "+p.String())
 	}
 	if p == state.Idle {
@@ -406,6 +408,9 @@ func (w *World) Push(b *registrar.Binding, done func(int, error), requests ...ci
 
 // PushParts is call.State: the phone takes it after a moment.
 func (w *World) PushParts(b *registrar.Binding, done func(int, error), parts ...cisco.Part) {
+	if done == nil {
+		done = func(int, error) {}
+	}
 	w.mu.Lock()
 	p := w.byFlow[b.Flow.ID()]
 	w.mu.Unlock()
