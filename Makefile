@@ -7,7 +7,7 @@ VERSION  := $(shell sed -n 's/^## \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 
 LDFLAGS  := -s -w -X ringfence/appliance.Version=$(VERSION)
 RECORD   := $(CURDIR)/build/features.tsv
 
-.PHONY: build deb run run-tunnel test test-unit test-e2e test-gate test-image image boot deps lint generate bench features clean
+.PHONY: build deb run run-tunnel test test-unit test-e2e test-faults test-gate test-image image boot deps lint generate bench features clean
 
 build:
 	@mkdir -p bin
@@ -44,6 +44,12 @@ deps:
 
 test-unit:
 	$(GO) test -race -short -timeout 12m $$($(GO) list ./... | grep -v /e2e)
+
+# Every message of every scenario of calls with every fault, and a thousand random interleavings of each feature.
+ROUNDS   ?= 1000
+test-faults:
+	$(GO) test -race -count=1 -timeout 14m -run 'Torture' ./sip/call ./sip/feature/...
+	RINGFENCE_ROUNDS=$(ROUNDS) $(GO) test -race -count=1 -timeout 60m -run 'Random' ./sip/feature
 
 test-e2e: build
 	@mkdir -p build
