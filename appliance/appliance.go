@@ -144,6 +144,8 @@ type appliance struct {
 	boxes     *mailbox.Boxes
 	rollouts  *rollouts
 	host      *host.Keeper
+	time      *host.Clock
+	space     *host.Space
 	gateway   holder[vpn.Gateway]
 	userRoots []*x509.Certificate
 	noVPN     string // why there is no VPN though it is declared
@@ -206,6 +208,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 	if err := a.startHost(ctx); err != nil {
 		return err
 	}
+	a.space = a.newSpace()
 	doc, node := a.doc, document.Node
 	if a.local, err = store.OpenLocal(store.LocalOptions{Dir: a.StateDir, Log: a.log}); err != nil {
 		return err
@@ -277,6 +280,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 	a.updates.tasks = task.NewGroup(context.Background(), a.log)
 	a.after("updates", func() error { a.updates.tasks.Stop(); return nil })
 	a.supervisor = supervise.New(a.log)
+	a.addMachine()
 	a.addServices(note)
 	if err := a.addCerts(); err != nil {
 		return err

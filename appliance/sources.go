@@ -43,7 +43,8 @@ func (a *appliance) status() admin.StatusInfo {
 	if why := a.noTime.Load(); why != nil && len(a.doc().Site.NTP) == 0 {
 		s.Warnings = append(s.Warnings, "no time service, which phones are told to ask: "+*why)
 	}
-	s.Warnings = append(s.Warnings, a.host.Warnings()...)
+	s.Warnings = append(s.Warnings, a.machineWarnings()...)
+	s.Machine = a.machineInfo()
 	if a.noVPN != "" {
 		s.Warnings = append(s.Warnings, "no VPN: "+a.noVPN)
 	}

@@ -19,7 +19,7 @@ import (
 func (a *appliance) setupMailboxes(o *call.Options) error {
 	var err error
 	a.boxes, err = mailbox.New(context.Background(), mailbox.Options{
-		Dir: filepath.Join(a.StateDir, "voicemail"), Store: a.store, Messages: a.sip.State().SetMessages, PIN: a.pinOf, Log: a.log,
+		Dir: filepath.Join(a.StateDir, "voicemail"), Store: a.store, Messages: a.sip.State().SetMessages, PIN: a.pinOf, Room: a.space.Room, Log: a.log,
 	})
 	if err != nil {
 		return err

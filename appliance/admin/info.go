@@ -25,7 +25,18 @@ type StatusInfo struct {
 	MoreWait  int           `json:"more_waiting,omitempty"`
 	Warnings  []string      `json:"warnings,omitempty"`
 	Authority string        `json:"authority,omitempty"` // SHA-256 of the certificate authority's root
-	Image     *boot.Status  `json:"image,omitempty"`     // what init tells, where this is the appliance image
+	Machine   *MachineInfo  `json:"machine,omitempty"`
+	Image     *boot.Status  `json:"image,omitempty"` // what init tells, where this is the appliance image
+}
+
+// MachineInfo is the machine: its disk, sensors and clock.
+type MachineInfo struct {
+	DataSize    uint64  `json:"data_size"` // bytes of the file system with the state
+	DataFree    uint64  `json:"data_free"`
+	Sensor      string  `json:"sensor,omitempty"` // the hottest
+	Celsius     float64 `json:"celsius,omitempty"`
+	Clock       string  `json:"clock,omitempty"` // whom it follows, where this daemon keeps it
+	ClockSynced bool    `json:"clock_synced"`
 }
 
 // Count is how many of a kind are registered.

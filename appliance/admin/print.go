@@ -101,6 +101,20 @@ func bytesOf(n uint64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
+func printMachine(w io.Writer, m *MachineInfo) {
+	if m == nil {
+		return
+	}
+	disk, heat := "", ""
+	if m.DataSize > 0 {
+		disk = fmt.Sprintf("%s of %s free", bytesOf(m.DataFree), bytesOf(m.DataSize))
+	}
+	if m.Sensor != "" {
+		heat = fmt.Sprintf("%.0f °C (%s)", m.Celsius, m.Sensor)
+	}
+	pairs(w, "disk", disk, "temperature", heat, "clock", m.Clock)
+}
+
 func printStatus(w io.Writer, s StatusInfo) {
 	up := 0
 	for _, svc := range s.Services {
@@ -120,6 +134,7 @@ func printStatus(w io.Writer, s StatusInfo) {
 		"calls", fmt.Sprint(s.Calls),
 		"VPN sessions", fmt.Sprint(s.VPN),
 	)
+	printMachine(w, s.Machine)
 	if len(s.Services) > 0 {
 		fmt.Fprintln(w)
 		rows := make([][]string, 0, len(s.Services))

@@ -44,7 +44,7 @@ const (
 )
 
 // skipped are files of the state directory that are of the running process alone, or written apart.
-var skipped = []string{stateName, "local.db", "lock", pendingName}
+var skipped = []string{stateName, "local.db", "lock", pendingName, "reserve", "reserve.new", "host.json", "clock.json"}
 
 // Manifest says what a backup is.
 type Manifest struct {

@@ -114,8 +114,8 @@ func (k *Keeper) lease(_ context.Context, n leaseNews) {
 	k.again()
 }
 
-// timeServers are those that DHCP has named.
-func (k *Keeper) timeServers(ctx context.Context) (out []string) {
+// TimeServers are those that DHCP has named.
+func (k *Keeper) TimeServers(ctx context.Context) (out []string) {
 	_ = k.order(ctx, func() {
 		for _, l := range k.leases {
 			for _, a := range l.ntp {

@@ -138,8 +138,7 @@ func TestLockedOut(t *testing.T) {
 // TestReturnsToConfirmed changes what was confirmed before, and a port that was not declared.
 func TestReturnsToConfirmed(t *testing.T) {
 	y := newYard(t)
-	y.ip("link add port1 type veth peer name admin1 netns " + y.pid)
-	y.there("ip link set admin1 up")
+	y.cable("port1", "admin1")
 	y.ip("address add 203.0.113.7/24 dev port1")
 	y.listen(2222)
 	dir := t.TempDir()
@@ -284,7 +283,7 @@ func TestDHCPAndAdvertisements(t *testing.T) {
 	if b, _ := os.ReadFile(dir + "/resolv.conf"); !strings.Contains(string(b), "nameserver 192.0.2.53") {
 		t.Errorf("%q", b)
 	}
-	if s := k.timeServers(bg); !slices.Equal(s, []string{"192.0.2.123"}) {
+	if s := k.TimeServers(bg); !slices.Equal(s, []string{"192.0.2.123"}) {
 		t.Errorf("time servers %v", s)
 	}
 	eventually(t, "an address by advertisement", func() bool {
@@ -303,8 +302,7 @@ func TestVLANAndBond(t *testing.T) {
 		t.Skip("this kernel makes no bonds")
 	}
 	y.ip("link del probe0")
-	y.ip("link add port1 type veth peer name admin1 netns " + y.pid)
-	y.there("ip link set admin1 up")
+	y.cable("port1", "admin1")
 	spec := Spec{Links: []Link{{Name: "team0", Bond: []string{"port0", "port1"}, Mode: "active-backup", IPv6: "off", Addresses: []netip.Prefix{prefix("192.0.2.10/24")}},
 		{Name: "voice", VLAN: 20, On: "team0", IPv6: "off", Addresses: []netip.Prefix{prefix("198.51.100.10/24")}}}}
 	k := run(t, t.TempDir(), spec)

@@ -74,12 +74,30 @@ func newYard(t *testing.T) *yard {
 		its, err := os.Readlink("/proc/" + y.pid + "/ns/net")
 		return err == nil && its != own
 	})
-	y.ip("link add port0 type veth peer name admin0 netns " + y.pid)
-	y.there("ip link set lo up")
-	y.there("ip address add 192.0.2.1/24 dev admin0")
-	y.there("ip address add 2001:db8::1/64 dev admin0 nodad")
-	y.there("ip link set admin0 up")
+	y.cable("port0", "admin0", "address add 192.0.2.1/24 dev admin0", "address add 2001:db8::1/64 dev admin0 nodad")
 	return y
+}
+
+// cable joins a port of this namespace with one of the other, which is set up by commands of ip. The kernel takes devices of a namespace
+// that has just ended away in its own time, and may be in the middle of it: then once more.
+func (y *yard) cable(here, there string, commands ...string) {
+	y.t.Helper()
+	commands = append([]string{"link set lo up"}, append(commands, "link set "+there+" up")...)
+	var said string
+	for range 5 {
+		out, err := exec.Command("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", y.pid).CombinedOutput()
+		if err == nil {
+			batch := exec.Command("nsenter", "--net=/proc/"+y.pid+"/ns/net", "ip", "-batch", "-")
+			batch.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
+			if out, err = batch.CombinedOutput(); err == nil {
+				return
+			}
+		}
+		said = fmt.Sprintf("%v: %s", err, out)
+		_ = exec.Command("ip", "link", "del", here).Run()
+		time.Sleep(100 * time.Millisecond)
+	}
+	y.t.Fatalf("no cable from %s to %s: %s", here, there, said)
 }
 
 func (y *yard) ip(args string) {

@@ -3,6 +3,7 @@ package boot
 import (
 	"crypto/rand"
 	"os"
+	"path/filepath"
 	"time"
 	"unsafe"
 
@@ -32,6 +33,10 @@ func sane(clock, built, known time.Time) (t time.Time, why string) {
 func (s *system) openClock() {
 	var known time.Time
 	_ = readJSON(clockFile, &known)
+	var later time.Time // what the daemon wrote when time servers agreed
+	if readJSON(filepath.Join(StateDir, "clock.json"), &later) == nil && later.After(known) {
+		known = later
+	}
 	now, why := sane(time.Now(), time.Unix(s.about.Serial, 0), known)
 	if why != "" {
 		ts := unix.NsecToTimespec(now.UnixNano())

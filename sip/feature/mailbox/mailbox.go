@@ -45,7 +45,9 @@ type Options struct {
 	Messages func(number string, unheard, heard int)
 	// PIN of the owner of a line; "" is none. May be nil.
 	PIN func(line string) string
-	Log *slog.Logger
+	// Room tells whether something may be recorded. May be nil.
+	Room func() error
+	Log  *slog.Logger
 
 	MaxLength   time.Duration // of a message; 3 minutes
 	MaxMessages int           // of a mailbox; 100
@@ -225,6 +227,20 @@ func (b *Boxes) finish(ctx context.Context, m Message, rec media.Recording) {
 		return
 	}
 	b.log.Info("message left", "line", m.Box, "took", rec.Length)
+}
+
+// Oldest is the heard message that was left first. ok is false when there is none.
+func (b *Boxes) Oldest() (m Message, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, list := range b.list {
+		for _, x := range list {
+			if x.Heard && !x.Pending && (!ok || x.At.Before(m.At)) {
+				m, ok = x, true
+			}
+		}
+	}
+	return m, ok
 }
 
 // Delete removes a message.

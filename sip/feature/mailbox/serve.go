@@ -22,6 +22,13 @@ func (b *Boxes) Deposit(c *call.Call, o plan.Object) {
 		c.Refuse(503)
 		return
 	}
+	if b.o.Room != nil {
+		if err := b.o.Room(); err != nil {
+			b.log.Warn("message refused", "line", o.Number, "err", err)
+			c.Refuse(503)
+			return
+		}
+	}
 	s, err := c.Attend("voicemail", call.Identity{Name: o.Name, Number: o.Number})
 	if err != nil {
 		return
