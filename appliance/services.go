@@ -88,7 +88,7 @@ func (a *appliance) addServices(note func(device, step, text string, failed bool
 	a.supervisor.Add(supervise.Service{Name: "trust", Run: a.trust.Run})
 	if u := a.doc().Node.Update; u.URL != "" {
 		if _, err := boot.ReadStatus(); err == nil {
-			a.supervisor.Add(a.updateService(u.URL, u.Every.D()))
+			a.supervisor.Add(a.updateService(u.URL, u.Window, u.Every.D()))
 		}
 	}
 	a.supervisor.Add(supervise.Service{

@@ -174,23 +174,11 @@ func openUpdate(ctx context.Context, from string) (io.ReadCloser, error) {
 	if !isURL(from) {
 		return os.Open(from)
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
-	if err != nil {
-		return nil, err
-	}
-	res, err := (&http.Client{Transport: &http.Transport{ResponseHeaderTimeout: updateHead, Proxy: http.ProxyFromEnvironment}}).Do(r)
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode != http.StatusOK {
-		res.Body.Close()
-		return nil, fmt.Errorf("%s answers %s", from, res.Status)
-	}
-	return res.Body, nil
+	return openDownload(ctx, from)
 }
 
-// updateService looks at node.update.url from time to time and installs what is newer than this release.
-func (a *appliance) updateService(url string, every time.Duration) supervise.Service {
+// updateService looks at node.update.url from time to time, within node.update.window, and installs what is newer than this release.
+func (a *appliance) updateService(url, window string, every time.Duration) supervise.Service {
 	return supervise.Service{Name: "update", Run: func(ctx context.Context) error {
 		// The pause comes first: a release that was just started proves itself before it looks for the next.
 		for {
@@ -199,10 +187,19 @@ func (a *appliance) updateService(url string, every time.Duration) supervise.Ser
 				return nil
 			case <-time.After(every):
 			}
+			zone, err := time.LoadLocation(a.doc().Site.TimeZone)
+			if err != nil {
+				zone = time.UTC
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(inWindow(window, zone, time.Now())):
+			}
 			if !a.updates.take() {
 				continue
 			}
-			err := a.updateFrom(ctx, url)
+			err = a.updateFrom(ctx, url)
 			a.updates.release()
 			if err != nil && ctx.Err() == nil {
 				a.log.Info("update", "peer", url, "err", err)

@@ -102,8 +102,9 @@ type FirewallRule struct {
 
 // Update says where newer releases are looked for. It concerns the appliance image only.
 type Update struct {
-	URL   string   `yaml:"url" max:"255" pattern:"^https?://" want:"a URL like https://www.example.net/ringfence-amd64.rfu" doc:"Update file. It is installed when it is newer, signed by a release key, and did not fail here before. Nothing is looked for when empty."`
-	Every Duration `yaml:"every" default:"24h" min:"10s" max:"720h" doc:"How often it is looked at, from the start on."`
+	URL    string   `yaml:"url" max:"255" pattern:"^https?://" want:"a URL like https://www.example.net/ringfence-amd64.rfu" doc:"Update file. It is installed when it is newer, signed by a release key, and did not fail here before. Nothing is looked for when empty."`
+	Window string   `yaml:"window" pattern:"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$" want:"a time of the day like 02:00-05:00" doc:"Time of the day, in site.time_zone, in which a release may be fetched and installed, which ends every call; any when empty."`
+	Every  Duration `yaml:"every" default:"24h" min:"10s" max:"720h" doc:"How often it is looked at, from the start on."`
 }
 
 // Listen holds the address and port of every listener. The value off switches one off.
