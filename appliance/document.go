@@ -84,6 +84,7 @@ var atStart = []struct {
 	{"records.homer", func(d *config.Document) any { return d.Records.Homer }},
 	{"vpn.enabled", func(d *config.Document) any { return d.VPN.Enabled }},
 	{"vpn.user_roots", func(d *config.Document) any { return d.VPN.UserRoots }},
+	{"vpn.user_crls", func(d *config.Document) any { return d.VPN.UserCRLs }},
 	{"vpn.max_sessions", func(d *config.Document) any { return d.VPN.MaxSessions }},
 	{"vpn.hosts", func(d *config.Document) any { return d.VPN.Hosts }},
 }

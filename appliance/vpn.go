@@ -14,6 +14,7 @@ import (
 
 	"ringfence/appliance/supervise"
 	"ringfence/config"
+	"ringfence/internal/task"
 	"ringfence/pki"
 	"ringfence/vpn"
 	"ringfence/vpn/policy"
@@ -25,7 +26,8 @@ import (
 func (a *appliance) vpnService(note func(device, step, text string, failed bool)) supervise.Service {
 	node := a.doc().Node
 	cert := a.roles.certificate(pki.RoleVPN)
-	people := &people{doc: a.doc, state: a.store, roots: a.userRoots, log: a.log}
+	revoked := newRevocations(a.doc().VPN.UserCRLs, a.userRoots, a.log)
+	people := &people{doc: a.doc, state: a.store, roots: a.userRoots, revoked: revoked, log: a.log}
 	return supervise.Service{
 		Name: "vpn", Required: true,
 		Start: func(ctx context.Context) error {
@@ -70,6 +72,9 @@ func (a *appliance) vpnService(note func(device, step, text string, failed bool)
 		},
 		Run: func(ctx context.Context) error {
 			if g := a.gateway.get(); g != nil {
+				group := task.NewGroup(ctx, a.log)
+				defer group.Stop()
+				group.Go("vpn revocations", func(ctx context.Context) { a.watchRevocations(ctx, revoked) })
 				return g.Run(ctx)
 			}
 			<-ctx.Done()
@@ -136,9 +141,10 @@ type people struct {
 		Get(key string) ([]byte, bool)
 		Write(ctx context.Context, set map[string][]byte, del ...string) error
 	}
-	roots []*x509.Certificate // of vpn.user_roots
-	log   *slog.Logger
-	mu    sync.Mutex // one code at a time, so that none is good twice
+	roots   []*x509.Certificate // of vpn.user_roots
+	revoked *revocations
+	log     *slog.Logger
+	mu      sync.Mutex // one code at a time, so that none is good twice
 }
 
 // certificate says whom a client certificate under vpn.user_roots names: by its common name, or by an e-mail address in it.
@@ -156,6 +162,14 @@ func (p *people) certificate(cert *x509.Certificate, rest []*x509.Certificate) (
 	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		return "", "", err
 	}
+	if user, pol, err = p.owner(cert); err == nil {
+		err = p.revoked.check(cert, user)
+	}
+	return user, pol, err
+}
+
+// owner is the person whom a certificate names.
+func (p *people) owner(cert *x509.Certificate) (user, pol string, err error) {
 	doc := p.doc()
 	if u, ok := doc.User(cert.Subject.CommonName); ok && u.VPN != "" {
 		return u.ID, u.VPN, nil

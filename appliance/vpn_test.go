@@ -7,8 +7,11 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"log/slog"
 	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -145,7 +148,7 @@ func TestPeopleByCertificate(t *testing.T) {
 			c.EmailAddresses = []string{mail}
 		}
 		if ca == nil {
-			ca, c.IsCA, c.ExtKeyUsage, c.KeyUsage = c, true, nil, x509.KeyUsageCertSign
+			ca, c.IsCA, c.ExtKeyUsage, c.KeyUsage = c, true, nil, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
 		}
 		der, err := x509.CreateCertificate(rand.Reader, c, ca, key.Public(), key)
 		if err != nil {
@@ -158,7 +161,24 @@ func TestPeopleByCertificate(t *testing.T) {
 		return c
 	}
 	ours, theirs := issue("our people", "", 0, nil), issue("other people", "", 0, nil)
+	list := filepath.Join(t.TempDir(), "people.crl")
+	revoke := func(ca *x509.Certificate, serials ...*big.Int) {
+		t.Helper()
+		crl := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+		for _, s := range serials {
+			crl.RevokedCertificateEntries = append(crl.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: s, RevocationTime: time.Now()})
+		}
+		der, err := x509.CreateRevocationList(rand.Reader, crl, ca, key)
+		if err == nil {
+			err = os.WriteFile(list, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke(ours)
 	p := &people{doc: vpnDoc(t), roots: []*x509.Certificate{ours}, log: slog.New(slog.DiscardHandler)}
+	p.revoked = newRevocations([]string{list}, p.roots, p.log)
 	for _, c := range []struct {
 		name string
 		cert *x509.Certificate
@@ -177,6 +197,39 @@ func TestPeopleByCertificate(t *testing.T) {
 			}
 		})
 	}
+	t.Run("revoked", func(t *testing.T) {
+		lost, kept := issue("ada", "", x509.ExtKeyUsageClientAuth, ours), issue("ada", "", x509.ExtKeyUsageClientAuth, ours)
+		takes := func(c *x509.Certificate) bool { _, _, err := p.certificate(c, nil); return err == nil }
+		if !takes(lost) || !takes(kept) {
+			t.Fatal("certificates that are not revoked are refused")
+		}
+		live := func(string) bool { return true }
+		revoke(theirs, kept.SerialNumber, lost.SerialNumber) // by an authority that is none of ours
+		if ended := p.revoked.ended(live); len(ended) != 0 || !takes(kept) {
+			t.Errorf("a list of strangers ends the sessions of %v", ended)
+		}
+		revoke(ours, lost.SerialNumber)
+		if takes(lost) || !takes(kept) {
+			t.Error("the revoked certificate is taken, or the other one is not")
+		}
+		if ended := p.revoked.ended(live); len(ended) != 1 || ended[0] != "ada" {
+			t.Errorf("sessions that end: %v, want ada's", ended)
+		}
+		if ended := p.revoked.ended(live); len(ended) != 0 {
+			t.Errorf("they end again: %v", ended)
+		}
+		if err := os.Remove(list); err != nil {
+			t.Fatal(err)
+		}
+		if takes(lost) || !takes(kept) {
+			t.Error("a list that is gone is not in force any more")
+		}
+		p.revoked = newRevocations([]string{list}, p.roots, p.log)
+		if takes(kept) {
+			t.Error("a certificate is taken although no list was ever read")
+		}
+		p.revoked = newRevocations(nil, nil, p.log)
+	})
 	p.roots = nil
 	if _, _, err := p.certificate(issue("ada", "", x509.ExtKeyUsageClientAuth, ours), nil); err == nil || !strings.Contains(err.Error(), "vpn.user_roots") {
 		t.Errorf("without roots: %v", err)

@@ -22,7 +22,8 @@ import (
 	"ringfence/vpn"
 )
 
-// Where WireGuard's keys stand. A device's private key is shown once and kept nowhere.
+// Where WireGuard's keys stand. The appliance's own and the pre-shared ones are sealed; a device's private key is shown once and
+// kept nowhere.
 const (
 	wireguardKey  = "vpn/wireguard/key"
 	wireguardPeer = "vpn/wireguard/peer/" // NAME/key, NAME/psk, NAME/user
@@ -35,16 +36,54 @@ func (a *appliance) wireguardOptions(ctx context.Context, o *vpn.Options) error 
 		return nil
 	}
 	o.WireGuard = l.String()
-	b, ok := a.store.Get(wireguardKey)
-	if ok && len(b) == len(o.WireGuardKey) {
-		o.WireGuardKey = vpn.WireGuardKey(b)
+	if err := a.sealWireGuard(ctx); err != nil {
+		return fmt.Errorf("seal WireGuard's keys: %w", err)
+	}
+	key, err := a.wireguardSecret(wireguardKey)
+	if err != nil {
+		return fmt.Errorf("key of WireGuard: %w", err) // a new one would cut all devices off without a word
+	}
+	if key == (vpn.WireGuardKey{}) {
+		key = newWireGuardKey()
+		if err := a.store.Write(ctx, map[string][]byte{wireguardKey: a.ca.SealSecret(wireguardKey, key[:])}); err != nil {
+			return fmt.Errorf("keep WireGuard's key: %w", err)
+		}
+	}
+	o.WireGuardKey = key
+	return nil
+}
+
+// wireguardSecret opens a secret of the store; it is zero when there is none.
+func (a *appliance) wireguardSecret(key string) (k vpn.WireGuardKey, err error) {
+	b, ok := a.store.Get(key)
+	if !ok {
+		return k, nil
+	}
+	plain, err := a.ca.OpenSecret(key, b)
+	if err != nil {
+		return k, err
+	}
+	if len(plain) != len(k) {
+		return k, fmt.Errorf("%s is %d bytes long", key, len(plain))
+	}
+	return vpn.WireGuardKey(plain), nil
+}
+
+// sealWireGuard seals the secrets that earlier releases kept as they were.
+func (a *appliance) sealWireGuard(ctx context.Context) error {
+	set := map[string][]byte{}
+	seal := func(key string, value []byte) bool {
+		if secret := key == wireguardKey || strings.HasPrefix(key, wireguardPeer) && strings.HasSuffix(key, "/psk"); secret && len(value) == len(vpn.WireGuardKey{}) {
+			set[key] = a.ca.SealSecret(key, value)
+		}
+		return true
+	}
+	a.store.Scan(wireguardKey, seal)
+	a.store.Scan(wireguardPeer, seal)
+	if len(set) == 0 {
 		return nil
 	}
-	o.WireGuardKey = newWireGuardKey()
-	if err := a.store.Write(ctx, map[string][]byte{wireguardKey: o.WireGuardKey[:]}); err != nil {
-		return fmt.Errorf("keep WireGuard's key: %w", err)
-	}
-	return nil
+	return a.store.Write(ctx, set)
 }
 
 // newWireGuardKey makes a private key, clamped as X25519 wants it, or a pre-shared one.
@@ -99,13 +138,16 @@ func (a *appliance) storedPeers() []vpn.WireGuardPeer {
 			p.User = string(value)
 		case field == "key" && len(value) == len(p.Key):
 			p.Key = vpn.WireGuardKey(value)
-		case field == "psk" && len(value) == len(p.PSK):
-			p.PSK = vpn.WireGuardKey(value)
 		}
 		return true
 	})
 	var all []vpn.WireGuardPeer
 	for _, p := range byName {
+		var err error
+		if p.PSK, err = a.wireguardSecret(wireguardPeer + p.Name + "/psk"); err != nil {
+			a.log.Error("WireGuard device", "device", p.Name, "err", err) // without its pre-shared key it must not come in
+			continue
+		}
 		if p.Key != (vpn.WireGuardKey{}) {
 			all = append(all, *p)
 		}
@@ -189,11 +231,11 @@ func (a *appliance) wireguardList(g *vpn.Gateway) WireGuardAnswer {
 }
 
 func (a *appliance) wireguardPublic() vpn.WireGuardKey {
-	b, ok := a.store.Get(wireguardKey)
-	if !ok || len(b) != 32 {
+	key, err := a.wireguardSecret(wireguardKey)
+	if err != nil || key == (vpn.WireGuardKey{}) {
 		return vpn.WireGuardKey{}
 	}
-	return vpn.WireGuardKey(b).Public()
+	return key.Public()
 }
 
 func (a *appliance) wireguardAdd(ctx context.Context, g *vpn.Gateway, name, user string) (any, error) {
@@ -220,7 +262,7 @@ func (a *appliance) wireguardAdd(ctx context.Context, g *vpn.Gateway, name, user
 	key, psk := newWireGuardKey(), newWireGuardKey()
 	public := key.Public()
 	prefix := wireguardPeer + name + "/"
-	if err := a.store.Write(ctx, map[string][]byte{prefix + "key": public[:], prefix + "psk": psk[:], prefix + "user": []byte(user)}); err != nil {
+	if err := a.store.Write(ctx, map[string][]byte{prefix + "key": public[:], prefix + "psk": a.ca.SealSecret(prefix+"psk", psk[:]), prefix + "user": []byte(user)}); err != nil {
 		return nil, fmt.Errorf("keep WireGuard device: %w", err)
 	}
 	if err := a.syncWireGuard(ctx); err != nil {

@@ -161,6 +161,7 @@ func TestChecks(t *testing.T) {
 		{"policy without passwords", "vpn: people", "vpn: phones2", "no VPN policy phones2", "did you mean phones?"},
 		{"four gateways", "hosts: [vpn.example.net]", "hosts: [a.example.net, b.example.net, c.example.net, d.example.net]", "this is the fourth", ""},
 		{"gateway with odd port", "hosts: [vpn.example.net]", "hosts: [\"vpn.example.net:0\"]", "no usable port", ""},
+		{"lists of revoked certificates alone", "vpn:\n", "vpn:\n  user_crls: [people.crl]\n", "without the authorities", "vpn.user_roots"},
 		{"IPv6 pool of IPv4", "pool: 100.64.77.0/24", "pool: 100.64.77.0/24, pool6: 10.0.0.0/24", "does not serve as a pool", "fd00:10::/64"},
 		{"IPv6 pool of fewer addresses", "pool: 100.64.77.0/24", "pool: 100.64.77.0/24, pool6: \"fd00::/124\"", "fewer addresses than pool 100.64.77.0/24", "/120 or larger"},
 		{"IPv6 with a small MTU", "pool: 100.64.77.0/24", "pool: 100.64.77.0/24, mtu: 1200, pool6: \"fd00::/64\"", "IPv6 needs an MTU of 1280", "1280 or more"},

@@ -25,6 +25,9 @@ func (c *checker) vpn() {
 		c.vpnNetworks(i, path)
 		c.vpnRules(p.Allow, path+".allow")
 	}
+	if len(v.UserCRLs) > 0 && len(v.UserRoots) == 0 {
+		c.bad("vpn.user_crls", "set vpn.user_roots too, or take the lists away", "lists of revoked certificates without the authorities of those certificates")
+	}
 	c.secondFactor()
 	c.wireguard()
 	c.vpnUse()

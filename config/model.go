@@ -155,7 +155,7 @@ type SIP struct {
 	MaxFlows        int        `yaml:"max_flows" default:"20000" min:"1" max:"1000000" doc:"Connections in all."`
 	MaxFlowsPerIP   int        `yaml:"max_flows_per_source" default:"2000" min:"1" max:"1000000" doc:"Connections of one source address."`
 	SRTP            SRTPPolicy `yaml:"srtp" default:"prefer" doc:"require, prefer or never, for phones in encrypted mode: require refuses a call with an unencrypted leg."`
-	DirectMedia     bool       `yaml:"direct_media" default:"false" doc:"Phones of a call send their audio to each other instead of through the appliance, where both are encrypted or both are not, neither is behind address translation or in the VPN, and no feature needs to hear the call."`
+	DirectMedia     bool       `yaml:"direct_media" default:"false" doc:"Phones of a call send their audio to each other instead of through the appliance, where both are encrypted or both are not, neither is behind address translation or in a VPN pool that is not routed, and no feature needs to hear the call."`
 	SessionExpires  Duration   `yaml:"session_expires" default:"1800s" min:"0s" max:"86400s" doc:"RFC 4028 session interval offered to those who support timers; 0 is off."`
 }
 
@@ -228,6 +228,7 @@ type VPN struct {
 	Policies []VPNPolicy `yaml:"policies" doc:"The first one is the default of phones and users."`
 
 	UserRoots   []string `yaml:"user_roots" doc:"PEM files of the authorities whose client certificates prove people. The common name is the user's id, or the e-mail address in it is the user's."`
+	UserCRLs    []string `yaml:"user_crls" doc:"Files, PEM or DER, of the lists of revoked certificates that those authorities sign. Exchanging a file is enough: a revoked certificate is refused at once, and its owner's sessions end within seconds. While a list has never been readable no certificate of a person is taken."`
 	MaxSessions int      `yaml:"max_sessions" default:"4096" min:"1" max:"100000" doc:"Sessions of the gateway in all."`
 }
 
@@ -238,6 +239,7 @@ type VPNPolicy struct {
 	Listed       bool           `yaml:"listed" default:"false" doc:"Offer it in the list of groups before log-in (AnyConnect, openconnect)."`
 	Pool         netip.Prefix   `yaml:"pool" required:"true" doc:"Inner IPv4 addresses; the first host address is the appliance's own."`
 	Pool6        netip.Prefix   `yaml:"pool6" doc:"Inner IPv6 addresses, at least a /126 and at most a /64; none when empty. Needs an mtu of 1280 or more."`
+	Routed       bool           `yaml:"routed" default:"false" doc:"The network of the house has routes to the pool. Phones in such pools may exchange audio with each other and with phones of the house directly, where their lines allow direct_media. Otherwise all audio goes through the appliance."`
 	Auth         []VPNAuth      `yaml:"auth" default:"[certificate, password]" doc:"Accepted ways to log in."`
 	SecondFactor bool           `yaml:"second_factor" default:"false" doc:"Ask people for a one-time password after the password (users.totp). Phones and certificates are not asked."`
 	Routes       []netip.Prefix `yaml:"routes" doc:"Split-include routes sent to the client, and open to people; none is a default route. They open neither other clients nor the appliance beyond its telephony services."`

@@ -129,7 +129,7 @@ func PoliciesOf(v config.VPN) []Policy {
 	for _, d := range v.Policies {
 		p := Policy{ID: d.ID, Label: d.Label, Listed: d.Listed, Pool: d.Pool, Pool6: d.Pool6, Routes: d.Routes, Exclude: d.Exclude, DNS: d.DNS,
 			Domain: string(d.Domain), SecondFactor: d.SecondFactor, MTU: d.MTU, DPD: d.DPD.D(), Keepalive: d.Keepalive.D(), Idle: d.Idle.D(),
-			Session: d.Session.D(), Rekey: d.Rekey.D(), Disconnected: d.Disconnected.D(), MaxSessions: d.MaxSessions, Banner: d.Banner}
+			Session: d.Session.D(), Rekey: d.Rekey.D(), Disconnected: d.Disconnected.D(), MaxSessions: d.MaxSessions, Banner: d.Banner, Routed: d.Routed}
 		for _, h := range d.SplitDNS {
 			p.SplitDNS = append(p.SplitDNS, string(h))
 		}

@@ -15,6 +15,7 @@ const (
 	Service Reason = iota + 1 // a telephony service of the appliance
 	Allowed                   // the policy's allow list
 	Routed                    // a route of the policy, for people
+	Audio                     // audio between phones, in a routed pool
 )
 
 func (r Reason) String() string {
@@ -25,6 +26,8 @@ func (r Reason) String() string {
 		return "allowed by the policy"
 	case Routed:
 		return "route of the policy"
+	case Audio:
+		return "audio between phones, the pool is routed"
 	}
 	return fmt.Sprintf("reason-%d", uint8(r))
 }

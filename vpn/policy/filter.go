@@ -81,6 +81,7 @@ type Target struct {
 	Addr4, Addr6 netip.Addr     // of the session
 	Own          []netip.Addr   // addresses under which the appliance is reached, besides the policy's gateway addresses
 	Pools        []netip.Prefix // of all policies; a route does not open them
+	Routed       []netip.Prefix // those of them that are routed
 	Services     []Rule         // telephony services; a rule whose To is not valid means every address of the appliance
 }
 
@@ -116,12 +117,33 @@ func Compile(p *Policy, t Target) *Filter {
 	for _, r := range p.Allow {
 		add(r, false, Allowed)
 	}
+	if p.Routed {
+		f.media(p, t, add)
+	}
 	if t.Kind == User {
 		for _, r := range p.Routes {
 			add(Rule{To: r}, true, Routed)
 		}
 	}
 	return f
+}
+
+// Ports of the audio of phones, as their device files say (startMediaPort, stopMediaPort), with that of its last control channel.
+const mediaFirst, mediaLast = 16384, 32767
+
+// media opens the ports of audio to the clients of routed pools, and to the house: the networks that the policy routes into the
+// tunnel.
+func (f *Filter) media(p *Policy, t Target, add func(Rule, bool, Reason)) {
+	for _, q := range t.Routed {
+		add(Rule{To: q, Proto: UDP, First: mediaFirst, Last: mediaLast}, false, Audio)
+	}
+	house := p.Routes
+	if len(house) == 0 {
+		house = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	}
+	for _, r := range house {
+		add(Rule{To: r, Proto: UDP, First: mediaFirst, Last: mediaLast}, true, Audio)
+	}
 }
 
 // FromClient judges a packet that the client sent.

@@ -1,7 +1,8 @@
 // Package policy says what a group of VPN users gets and what it may reach. A Policy is what the administrator declared;
 // Compile makes of it, per session, a Filter that the packet path asks for every inner packet (VPN-9).
 //
-// Phones reach the telephony services of the appliance and nothing else: their media is anchored there. Users reach the same
+// Phones reach the telephony services of the appliance and nothing else: their media is anchored there. Those of a routed pool also
+// reach other phones, at the ports of audio only. Users reach the same
 // and their policy's routes; these lead neither to other clients nor to further ports of the appliance. Allow opens anything to
 // either. Filtering is by address, protocol and port of each packet. There is one piece
 // of state: the appliance may open connections to the client (pages, pushed content), and the answers to those come in.
@@ -44,6 +45,10 @@ type Policy struct {
 	Banner       string
 
 	Allow []Rule // destinations beyond the services and routes
+
+	// Routed says that the network of the house knows the way to the pools, so that phones need not have their audio anchored at
+	// the appliance: they may send it to each other, and to phones of the house.
+	Routed bool
 }
 
 // Rule permits packets to a destination.

@@ -241,3 +241,46 @@ func FuzzParse(f *testing.F) {
 		flt.ToClient(b, time.Unix(1e9, 0))
 	})
 }
+
+// Phones of a routed pool reach the audio of other phones, and nothing else of them.
+func TestRoutedPool(t *testing.T) {
+	target := Target{Kind: Device, Addr4: addr("10.9.0.5"), Own: []netip.Addr{addr("192.0.2.10")}, Pools: []netip.Prefix{pfx("10.8.0.0/24"), pfx("10.9.0.0/24"), pfx("10.7.0.0/24")},
+		Routed: []netip.Prefix{pfx("10.9.0.0/24"), pfx("10.8.0.0/24")}}
+	now := time.Now()
+	open := Compile(&Policy{ID: "p", Pool: pfx("10.9.0.0/24"), Routed: true}, target)
+	house := Compile(&Policy{ID: "p", Pool: pfx("10.9.0.0/24"), Routed: true, Routes: []netip.Prefix{pfx("198.51.100.0/24")}}, target)
+	shut := Compile(&Policy{ID: "p", Pool: pfx("10.9.0.0/24")}, target)
+	for _, c := range []struct {
+		name              string
+		dst               string
+		proto             Proto
+		transport         []byte
+		open, house, shut Verdict
+	}{
+		{"a phone of the pool", "10.9.0.6", UDP, udp(20000, 20002), Pass, Pass, Forbidden},
+		{"a phone of another routed pool", "10.8.0.6", UDP, udp(20000, 20002), Pass, Pass, Forbidden},
+		{"a phone of a pool that is not routed", "10.7.0.6", UDP, udp(20000, 20002), Forbidden, Forbidden, Forbidden},
+		{"a phone of the house", "198.51.100.9", UDP, udp(20000, 32767), Pass, Pass, Forbidden},
+		{"a phone where no route of the policy leads", "203.0.113.9", UDP, udp(20000, 20002), Pass, Forbidden, Forbidden},
+		{"another port", "10.9.0.6", UDP, udp(20000, 5060), Forbidden, Forbidden, Forbidden},
+		{"TCP", "10.9.0.6", TCP, tcp(20000, 20002, syn), Forbidden, Forbidden, Forbidden},
+		{"the appliance itself", "192.0.2.10", UDP, udp(20000, 20002), Forbidden, Forbidden, Forbidden}, // its audio ports are services
+	} {
+		out, in := ip4("10.9.0.5", c.dst, c.proto, c.transport), ip4(c.dst, "10.9.0.5", c.proto, ports(len(c.transport), binary.BigEndian.Uint16(c.transport[2:]), 20000, 0))
+		for i, f := range []*Filter{open, house, shut} {
+			want := []Verdict{c.open, c.house, c.shut}[i]
+			if got := f.FromClient(out, now); got != want {
+				t.Errorf("%s, filter %d: got %v, want %v", c.name, i, got, want)
+			}
+			if c.dst == "192.0.2.10" || c.proto == TCP {
+				continue
+			}
+			if got := f.ToClient(in, now); got != want {
+				t.Errorf("from %s, filter %d: got %v, want %v", c.name, i, got, want)
+			}
+		}
+	}
+	if _, ok, why := open.Explain(addr("10.8.0.6"), UDP, 20000); !ok || !strings.Contains(why, "routed") {
+		t.Errorf("explained as %v, %s", ok, why)
+	}
+}

@@ -134,14 +134,18 @@ func (t *Table) Policies() []*policy.Policy { return t.policies.Load().list }
 func (t *Table) Policy(id string) *policy.Policy { return t.policies.Load().find(id) }
 
 func (t *Table) compile(s *Session, p *policy.Policy) *policy.Filter {
-	var pools []netip.Prefix
+	var pools, routed []netip.Prefix
 	for _, q := range t.policies.Load().list {
-		pools = append(pools, q.Pool)
+		both := []netip.Prefix{q.Pool}
 		if q.Pool6.IsValid() {
-			pools = append(pools, q.Pool6)
+			both = append(both, q.Pool6)
+		}
+		pools = append(pools, both...)
+		if q.Routed {
+			routed = append(routed, both...)
 		}
 	}
-	return policy.Compile(p, policy.Target{Kind: s.who.Kind, Addr4: s.addr4, Addr6: s.addr6, Own: t.o.Own, Pools: pools, Services: t.o.Services})
+	return policy.Compile(p, policy.Target{Kind: s.who.Kind, Addr4: s.addr4, Addr6: s.addr6, Own: t.o.Own, Pools: pools, Routed: routed, Services: t.o.Services})
 }
 
 // Login makes a session for an identity that was proven, and its token. A device has one session: the newest takes over, with
