@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,12 +37,14 @@ type Options struct {
 	Sign    int       // which of them signs, 1 or 2
 	Cache   string    // folder for packages
 	Out     string    // folder for the results
-	Formats []string  // besides raw: qcow2, vmdk, ova, vhdx
+	Formats []string  // besides raw: qcow2, vmdk, ova, vhdx, installer
 	Pinned  string    // manifest of another build whose packages are to be taken; may be empty
 	Refresh bool      // ask for newer packages than those in the cache
 	Extra   string    // folder of files for /lib/firmware; may be empty
 	Args    string    // more words for the kernel's command line
-	Log     func(format string, args ...any)
+	// SecureBoot puts Debian's signed shim and GRUB on the disk for UEFI, instead of a GRUB that holds script and keys.
+	SecureBoot bool
+	Log        func(format string, args ...any)
 }
 
 func (o *Options) validate() error {
@@ -61,7 +65,7 @@ func (o *Options) validate() error {
 	}
 	for _, f := range o.Formats {
 		if converters[f] == nil {
-			return fmt.Errorf("no format %q, but qcow2, vmdk, ova and vhdx", f)
+			return fmt.Errorf("no format %q, but qcow2, vmdk, ova, vhdx and installer", f)
 		}
 	}
 	return nil
@@ -233,6 +237,9 @@ func (b *builder) slot(ctx context.Context, m *Manifest) (content string, info u
 	if err != nil {
 		return "", info, err
 	}
+	if kernel, err = b.packKernel(ctx, kernel); err != nil {
+		return "", info, err
+	}
 	b.log("modules")
 	files, err := b.initFiles(ctx, m)
 	if err != nil {
@@ -256,9 +263,12 @@ func (b *builder) slot(ctx context.Context, m *Manifest) (content string, info u
 			return "", info, err
 		}
 		m.Files[f.name] = digest(f.data)
-		if err := errors.Join(os.WriteFile(filepath.Join(dir, f.name), f.data, 0o644), os.WriteFile(filepath.Join(dir, f.name+".sig"), sig, 0o644)); err != nil {
+		if err := errors.Join(b.plainFile(filepath.Join(dir, f.name), f.data), b.plainFile(filepath.Join(dir, f.name+".sig"), sig)); err != nil {
 			return "", info, err
 		}
+	}
+	if err := b.plain(dir, 0o755); err != nil {
+		return "", info, err
 	}
 	content = filepath.Join(b.work, "slot.squashfs")
 	// Not compressed: both files are. GRUB then reads the fastest.
@@ -283,6 +293,33 @@ func (b *builder) slot(ctx context.Context, m *Manifest) (content string, info u
 		return "", info, fmt.Errorf("the slot has %d bytes, more than its partition", size)
 	}
 	return content, info, nil
+}
+
+// plainFile writes a file whose mode and time mksquashfs may keep: those of whoever builds must not matter.
+func (b *builder) plainFile(name string, data []byte) error {
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		return err
+	}
+	return b.plain(name, 0o644)
+}
+
+func (b *builder) plain(name string, mode os.FileMode) error {
+	return errors.Join(os.Chmod(name, mode), os.Chtimes(name, b.Epoch, b.Epoch))
+}
+
+// packKernel compresses a kernel that Debian ships as it lies in memory (arm64); GRUB unpacks it, after it has verified what lies
+// on the disk. The one for amd64 unpacks itself.
+func (b *builder) packKernel(ctx context.Context, kernel []byte) ([]byte, error) {
+	if b.Arch != "arm64" {
+		return kernel, nil
+	}
+	cmd := exec.CommandContext(ctx, "gzip", "-9n") // GRUB does not understand every code table that Go's gzip makes
+	cmd.Stdin = bytes.NewReader(kernel)
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("gzip: %w", err)
+	}
+	return out, nil
 }
 
 // initFiles are the files of the initramfs.
@@ -377,7 +414,7 @@ func (b *builder) write(ctx context.Context, m *Manifest, content string, info u
 		if err := converters[f](ctx, b, base); err != nil {
 			return err
 		}
-		results = append(results, base+"."+f)
+		results = append(results, base+ending(f))
 	}
 	for _, r := range results {
 		d, err := digestFile(r)
@@ -418,6 +455,14 @@ func (b *builder) disk(ctx context.Context, name, content string) error {
 	part := func(name string) disk.Partition { i, _ := t.Find(name); return t.Parts[i] }
 	esp := map[string][]byte{}
 	for _, p := range platforms[b.Arch] {
+		if p.efi != "" && b.SecureBoot {
+			files, err := b.stockFiles(p)
+			if err != nil {
+				return err
+			}
+			maps.Copy(esp, files)
+			continue
+		}
 		core, err := b.grub(ctx, p)
 		if err != nil {
 			return err

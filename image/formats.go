@@ -13,6 +13,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"ringfence/image/boot/release"
+	"ringfence/image/disk"
+	"ringfence/image/slot"
 )
 
 // converters make another format of base.img, as base.FORMAT.
@@ -23,8 +27,52 @@ var converters = map[string]func(ctx context.Context, b *builder, base string) e
 	"vhdx": func(ctx context.Context, b *builder, base string) error {
 		return qemuImg(ctx, base, "vhdx", "-o", "subformat=dynamic")
 	},
-	"vmdk": vmdk,
-	"ova":  ova,
+	"vmdk":      vmdk,
+	"ova":       ova,
+	"installer": installer,
+}
+
+// ending of a format's file.
+func ending(format string) string {
+	if format == "installer" {
+		return ".installer.img"
+	}
+	return "." + format
+}
+
+// installer makes the stick that copies itself to a disk: the raw image with one word more in the block that GRUB reads.
+func installer(ctx context.Context, b *builder, base string) error {
+	name := base + ending("installer")
+	if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", base+".img", name).CombinedOutput(); err != nil {
+		return errors.New(lastLine(string(out)))
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	t, err := disk.Read(f, uint64(st.Size()/disk.Sector))
+	if err != nil {
+		return err
+	}
+	i, _ := t.Find(release.PartState)
+	p := t.Parts[i]
+	at, _, err := slot.Block(io.NewSectionReader(f, p.Offset(), p.Size()), p.Size())
+	if err != nil {
+		return err
+	}
+	block, err := slot.Installer().Marshal()
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(block, p.Offset()+at); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func qemuImg(ctx context.Context, base, format string, args ...string) error {

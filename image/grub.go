@@ -27,21 +27,58 @@ type platform struct {
 	pkg     string // Debian package
 	efi     string // name below EFI/BOOT, empty for BIOS
 	console string // of the kernel
+	stock   stock
+}
+
+// stock is what Debian signed for one kind of firmware: Microsoft's keys start the shim, which starts GRUB, which starts the kernel.
+type stock struct {
+	shimPkg, shim string // package and file
+	grubPkg, grub string
+	name          string // that the shim looks for
 }
 
 var platforms = map[string][]platform{
 	"amd64": {
 		{target: "i386-pc", pkg: "grub-pc-bin", console: "console=tty0 console=ttyS0,115200"},
-		{target: "x86_64-efi", pkg: "grub-efi-amd64-bin", efi: "BOOTX64.EFI", console: "console=tty0 console=ttyS0,115200"},
+		{target: "x86_64-efi", pkg: "grub-efi-amd64-bin", efi: "BOOTX64.EFI", console: "console=tty0 console=ttyS0,115200",
+			stock: stock{"shim-signed", "usr/lib/shim/shimx64.efi.signed", "grub-efi-amd64-signed", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "grubx64.efi"}},
 	},
-	"arm64": {{target: "arm64-efi", pkg: "grub-efi-arm64-bin", efi: "BOOTAA64.EFI", console: "console=tty0 console=ttyAMA0,115200"}},
+	"arm64": {{target: "arm64-efi", pkg: "grub-efi-arm64-bin", efi: "BOOTAA64.EFI", console: "console=tty0 console=ttyAMA0,115200",
+		stock: stock{"shim-signed", "usr/lib/shim/shimaa64.efi.signed", "grub-efi-arm64-signed", "usr/lib/grub/arm64-efi-signed/grubaa64.efi.signed", "grubaa64.efi"}}},
+}
+
+func (b *builder) script(p platform) string {
+	return strings.NewReplacer("@CONSOLE@", p.console, "@ARGS@", b.Args).Replace(grubScript)
+}
+
+// stockFiles are shim and GRUB as Debian signed them, and what that GRUB reads: a script that makes it insist on signatures, with the
+// keys beside it. Who can write this partition can replace those, which is why our own GRUB holds both inside; but only this
+// one is started by firmware whose Secure Boot knows Microsoft's keys alone.
+func (b *builder) stockFiles(p platform) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for name, from := range map[string]string{p.efi: filepath.Join(b.roots[p.stock.shimPkg], p.stock.shim), p.stock.name: filepath.Join(b.roots[p.stock.grubPkg], p.stock.grub)} {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			return nil, err
+		}
+		files["EFI/BOOT/"+name] = data
+	}
+	var head strings.Builder
+	for i, k := range b.keys.Pub {
+		name := fmt.Sprintf("EFI/debian/release%d.gpg", i+1)
+		files[name] = pgpPublic(k.Boot, k.Name)
+		fmt.Fprintf(&head, "trust --skip-sig ($root)/%s\n", name)
+	}
+	head.WriteString("set check_signatures=enforce\n")
+	files["EFI/debian/grub.cfg"] = []byte(head.String() + b.script(p))
+	return files, nil
 }
 
 // grub makes a GRUB with the script and the public keys inside.
 func (b *builder) grub(ctx context.Context, p platform) ([]byte, error) {
 	var memdisk bytes.Buffer
 	t := tar.NewWriter(&memdisk)
-	script := strings.NewReplacer("@CONSOLE@", p.console, "@ARGS@", b.Args).Replace(grubScript)
+	script := b.script(p)
 	if err := t.WriteHeader(&tar.Header{Name: "boot/grub/grub.cfg", Mode: 0o644, Size: int64(len(script)), ModTime: b.Epoch, Format: tar.FormatUSTAR}); err != nil {
 		return nil, err
 	}
@@ -80,6 +117,9 @@ func (b *builder) grub(ctx context.Context, p platform) ([]byte, error) {
 		args = append(args, "biosdisk")
 	} else {
 		args = append(args, "efi_gop", "all_video")
+	}
+	if b.Arch == "arm64" {
+		args = append(args, "gzio") // the kernel is compressed
 	}
 	if err := b.tool(ctx, nil, "grub-mkimage", args...); err != nil {
 		return nil, err

@@ -44,6 +44,14 @@ func (b *builder) fetchAll(ctx context.Context) error {
 			name, arch string
 			tool       bool
 		}{p.pkg, b.Arch, false})
+		if p.efi != "" && b.SecureBoot {
+			for _, pkg := range []string{p.stock.shimPkg, p.stock.grubPkg} {
+				want = append(want, struct {
+					name, arch string
+					tool       bool
+				}{pkg, b.Arch, false})
+			}
+		}
 	}
 	for _, t := range toolPackages {
 		want = append(want, struct {
@@ -124,7 +132,8 @@ func (b *builder) download(ctx context.Context, dir, name, arch, version string,
 		return err
 	}
 	own := []string{"-o", "APT::Architecture=" + arch, "-o", "APT::Architectures=" + arch, "-o", "Dir::State=" + state + "/state", "-o", "Dir::State::status=/dev/null",
-		"-o", "Dir::Cache=" + state + "/cache", "-o", "APT::Sandbox::User=" + "root"}
+		"-o", "Dir::Cache=" + state + "/cache", "-o", "APT::Sandbox::User=root",
+		"-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30"}
 	run := func(args ...string) error {
 		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Dir = dir

@@ -24,7 +24,7 @@ import (
 const imageHelp = `usage: ringfence image keys [--test] DIR
        ringfence image build --keys DIR [--out DIR] [--arch amd64|arm64] [--binary FILE] [--formats LIST] ...
        ringfence image seed IMAGE FILE
-       ringfence image boot [--firmware bios|uefi] [--arch amd64|arm64] [--keep] IMAGE
+       ringfence image boot [--firmware bios|uefi|secureboot] [--arch amd64|arm64] [--keep] IMAGE
 
 keys makes the two release keys that sign images and updates; a folder that has some is left alone. Keep one of them in a safe.
   --test            name them so that every image made with them says on its console that anybody can sign for it
@@ -38,10 +38,12 @@ mirror the first time, and no root.
   --arch ARCH       amd64 or arm64 (that of this program)
   --binary FILE     static ringfence for that architecture (this program)
   --version TEXT    release (that of this program)
-  --formats LIST    besides the raw image: qcow2, vmdk, ova, vhdx, separated by commas; they need qemu-img
+  --formats LIST    besides the raw image: qcow2, vmdk, ova, vhdx, which need qemu-img, and installer, a stick that copies the
+                    appliance to a disk of the machine it is put into; separated by commas
   --floor DATE      the oldest release that may be installed after this one, as 2026-01-31
   --pinned FILE     manifest of another build, whose package versions are taken
   --refresh         take the newest packages instead of those in the cache
+  --secure-boot     start under UEFI by Debian's signed shim and GRUB, which Secure Boot with Microsoft's keys accepts
   --firmware DIR    files for /lib/firmware
   --kernel-args S   more words for the kernel's command line, as console=ttyS1,115200
 seed puts a declared document into a raw image before it is flashed, so that the machine comes up with it.
@@ -107,6 +109,7 @@ func (p *program) imageBuild(args []string) int {
 	fs.StringVar(&o.Pinned, "pinned", "", "")
 	fs.StringVar(&o.Extra, "firmware", "", "")
 	fs.StringVar(&o.Args, "kernel-args", "", "")
+	fs.BoolVar(&o.SecureBoot, "secure-boot", false, "")
 	fs.BoolVar(&o.Refresh, "refresh", false, "")
 	formats, floor := fs.String("formats", "", ""), fs.String("floor", "", "")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {

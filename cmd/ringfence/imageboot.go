@@ -35,14 +35,20 @@ const bootTime = 15 * time.Minute
 func (p *program) imageBoot(args []string) int {
 	fs := flag.NewFlagSet("image boot", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	firmware := fs.String("firmware", "bios", "")
+	firmware := fs.String("firmware", "", "")
 	arch := fs.String("arch", runtime.GOARCH, "")
 	keep := fs.Bool("keep", false, "")
 	if err := fs.Parse(args); err != nil || fs.NArg() != 1 {
-		return p.wrong("usage: ringfence image boot [--firmware bios|uefi] [--arch ARCH] [--keep] IMAGE")
+		return p.wrong("usage: ringfence image boot [--firmware bios|uefi|secureboot] [--arch ARCH] [--keep] IMAGE")
 	}
-	if *firmware != "bios" && *firmware != "uefi" {
-		return p.wrong("--firmware %q is neither bios nor uefi", *firmware)
+	if *firmware == "" {
+		*firmware = "bios"
+		if *arch == "arm64" {
+			*firmware = "uefi" // it knows no other
+		}
+	}
+	if *firmware != "bios" && *firmware != "uefi" && *firmware != "secureboot" {
+		return p.wrong("--firmware %q is none of bios, uefi and secureboot", *firmware)
 	}
 	if err := vm.Available(*arch, *firmware); err != nil {
 		return p.broken(err)

@@ -144,8 +144,15 @@ func (s *system) start() error {
 		}
 	}
 	_ = unix.Mount("efivarfs", "/sys/firmware/efi/efivars", "efivarfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "")
+	if b, err := os.ReadFile("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"); err == nil && len(b) == 5 && b[4] == 1 {
+		s.log.Info("secure boot") // four bytes of attributes, one of value (UEFI specification 2.10, section 3.3)
+		s.view.set(func(v *Status) { v.Secure = true })
+	}
 	s.tasks.Go("reap", s.reap)
 	s.tasks.Go("power button", s.powerButton)
+	if s.args["install"] == "1" {
+		s.install()
+	}
 	s.startNetwork()
 	s.openDisk()
 	s.openClock()

@@ -104,7 +104,10 @@ func (s *system) findDisk() (*bootDisk, error) {
 			found = others // GRUB could not tell
 		}
 		if len(found) > 0 {
-			sort.SliceStable(found, func(i, j int) bool { return !removable(found[i].name) && removable(found[j].name) })
+			installs := s.args["install"] == "1"
+			sort.SliceStable(found, func(i, j int) bool {
+				return removable(found[i].name) == installs && removable(found[j].name) != installs
+			})
 			if len(found) > 1 {
 				s.log.Error("several disks hold the same appliance; a stick that was left in should be taken out", "disk", found[0].name, "other", found[1].name)
 				s.view.set(func(v *Status) { v.Notes = append(v.Notes, "another disk holds the same appliance: "+found[1].name) })
@@ -136,11 +139,19 @@ func sectorsOf(name string) (uint64, error) {
 	return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 }
 
-func readDisk(name string) (*bootDisk, error) {
+// virtualDisk tells whether a block device is none that an appliance could live on.
+func virtualDisk(name string) bool {
 	for _, skip := range []string{"loop", "ram", "sr", "fd", "dm-", "md"} {
 		if strings.HasPrefix(name, skip) {
-			return nil, disk.ErrNoTable
+			return true
 		}
+	}
+	return false
+}
+
+func readDisk(name string) (*bootDisk, error) {
+	if virtualDisk(name) {
+		return nil, disk.ErrNoTable
 	}
 	sectors, err := sectorsOf(name)
 	if err != nil || sectors == 0 {
@@ -199,7 +210,15 @@ func (s *system) openData() error {
 			return err
 		}
 	}
-	return s.writable()
+	err = s.writable()
+	if errors.Is(err, unix.ENOSPC) {
+		s.log.Error("the data partition is full") // what is there can be read, and calls need no space
+		return nil
+	}
+	if err != nil { // the kernel found it damaged and made it read-only, or the drive fails
+		return fmt.Errorf("the data partition cannot be written (%w); restore a backup after a reset, which erases it", err)
+	}
+	return nil
 }
 
 // growTable extends the data partition to the end of the disk. On the first start it also writes identifiers of its own, since
@@ -209,37 +228,18 @@ func (s *system) growTable() error {
 	if err != nil {
 		return err
 	}
-	t := *s.disk.table
-	t.Parts = append([]disk.Partition(nil), t.Parts...)
-	t.Sectors = sectors
-	i, ok := t.Find(release.PartData)
-	if !ok || i != len(t.Parts)-1 {
-		return fmt.Errorf("the last partition is not %s", release.PartData)
+	t, err := grown(s.disk.table, sectors)
+	if err != nil {
+		return err
 	}
+	i := len(t.Parts) - 1
 	fresh := t.ID == disk.NamedGUID("ringfence", "disk")
-	last := t.LastUsable() &^ 7 // whole blocks of 4096 bytes
-	last--
-	if last <= t.Parts[i].Last {
-		last = t.Parts[i].Last
-	}
-	if last > t.LastUsable() {
-		return fmt.Errorf("the disk is smaller than the image: %d sectors", sectors)
-	}
-	if !fresh && last == t.Parts[i].Last {
+	if !fresh && t.Parts[i].Last == s.disk.table.Parts[i].Last {
 		return nil
 	}
-	t.Parts[i].Last = last
 	if fresh {
-		random := make([]byte, 16)
-		for k := -1; k < len(t.Parts); k++ {
-			if _, err := rand.Read(random); err != nil {
-				return err
-			}
-			if k < 0 {
-				t.ID = disk.RandomGUID(random)
-			} else {
-				t.Parts[k].ID = disk.RandomGUID(random)
-			}
+		if err := ownIDs(t, rand.Reader); err != nil {
+			return err
 		}
 	}
 	f, err := os.OpenFile(s.disk.device(), os.O_RDWR, 0)
@@ -250,7 +250,7 @@ func (s *system) growTable() error {
 	if err := t.Write(f, f.Sync); err != nil {
 		return fmt.Errorf("write the partition table: %w", err)
 	}
-	s.disk.table = &t
+	s.disk.table = t
 	p := t.Parts[i]
 	return resizePartition(f, i+1, p.Offset(), p.Size())
 }
@@ -298,12 +298,7 @@ func blankData(device string) (bool, error) {
 	if _, err := io.ReadFull(f, b); err != nil {
 		return false, fmt.Errorf("read the data partition: %w", err)
 	}
-	for _, x := range b {
-		if x != 0 {
-			return false, nil // a file system, or the ruins of one, which a person may want to look at
-		}
-	}
-	return true, nil
+	return blank(b), nil // else a file system, or the ruins of one, which a person may want to look at
 }
 
 // format makes an empty ext4. The block with the superblock comes last, so that a power cut leaves a blank partition.

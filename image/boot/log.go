@@ -2,10 +2,12 @@ package boot
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,10 +30,17 @@ func (s *system) openLog() {
 	}
 	s.log = slog.New(slog.NewTextHandler(io.MultiWriter(out...), &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && len(groups) == 0 {
-			return slog.Attr{} // the clock may be anything still; the kernel's log has its own
+			return slog.String("at", fmt.Sprintf("%.2f", sinceBoot().Seconds())) // the clock may be anything still
 		}
 		return a
 	}})).With("component", "init")
+}
+
+// sinceBoot is how long the kernel runs.
+func sinceBoot() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return time.Duration(ts.Nano())
 }
 
 // kmsg writes lines into the kernel's log, which takes one record a write.

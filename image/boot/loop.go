@@ -18,6 +18,7 @@ import (
 // Intervals of the main loop.
 const (
 	roundTime   = time.Second
+	startRound  = 250 * time.Millisecond // until the daemon answers
 	askTime     = 5 * time.Second
 	silentMost  = 60 * time.Second // of a daemon that answered before
 	silentStart = 4 * time.Minute  // of one that is starting, which makes keys the first time
@@ -57,11 +58,10 @@ func (s *system) loop() {
 		case err == nil:
 			if !everAnswered {
 				s.log.Info("the daemon answers", "took", time.Since(s.began).Round(time.Millisecond))
-				s.view.set(func(v *Status) {
-					if v.Ready == 0 {
-						v.Ready = time.Since(s.began).Seconds()
-					}
-				})
+			}
+			if len(st.Down) == 0 && s.view.get().Ready == 0 {
+				s.log.Info("every service is up", "took", time.Since(s.began).Round(time.Millisecond))
+				s.view.set(func(v *Status) { v.Ready = time.Since(s.began).Seconds() })
 			}
 			answered, everAnswered = time.Now(), true
 			s.view.setDaemon(st)
@@ -78,9 +78,13 @@ func (s *system) loop() {
 			s.keepClock()
 		}
 		s.publish()
+		pause := roundTime
+		if !everAnswered {
+			pause = startRound
+		}
 		select {
 		case <-ended: // nil, which is never, while there is no daemon
-		case <-time.After(roundTime):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -194,9 +194,9 @@ func (s *system) keepLink(l netlink.Link) {
 			<-changed
 			continue
 		}
-		m, err := dhcp.Ask(name, mac, "ringfence", dhcpWithin)
+		m, err := s.askDHCP(name, mac, changed)
 		var p netip.Prefix
-		if s.network.isLeft(name) {
+		if s.network.isLeft(name) || isClosed(changed) {
 			continue
 		}
 		if err == nil {
@@ -218,6 +218,31 @@ func (s *system) keepLink(l netlink.Link) {
 		case <-changed:
 		case <-time.After(max(lease/2, leaseLeast)):
 		}
+	}
+}
+
+// askDHCP gives up when something else was declared.
+func (s *system) askDHCP(name string, mac [6]byte, changed chan struct{}) (dhcp.Message, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), dhcpWithin)
+	defer cancel()
+	ended := make(chan struct{})
+	defer close(ended)
+	s.tasks.Go("address "+name, func(context.Context) {
+		select {
+		case <-changed:
+			cancel()
+		case <-ended:
+		}
+	})
+	return dhcp.AskContext(ctx, name, mac, "ringfence", netip.Addr{})
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -23,6 +23,11 @@ func (s *system) screen(context.Context) {
 		if s.openToSetup() && s.view.get().Data == "" {
 			text += "\n  Nothing is declared yet: press Enter to give it a name and an address.\n"
 		}
+		if s.disk != nil {
+			if hint := eraseHint(s.view.get()); hint != "" {
+				text += "\n  " + hint + "\n"
+			}
+		}
 		if s.talking.Load() {
 			last = ""
 		} else if text != last {
@@ -33,6 +38,9 @@ func (s *system) screen(context.Context) {
 		time.Sleep(screenEvery)
 	}
 }
+
+// fullPart of the data partition free is next to nothing.
+const fullPart = 50
 
 // render is the screen as text.
 func render(st Status, d DaemonStatus) string {
@@ -115,6 +123,9 @@ func problems(st Status, d DaemonStatus) []string {
 		if text != "" {
 			out = append(out, text)
 		}
+	}
+	if st.DataSize > 0 && st.DataFree < st.DataSize/fullPart {
+		out = append(out, fmt.Sprintf("the data partition is full: %d MB are free; delete recordings or backups", st.DataFree>>20))
 	}
 	if st.Crashes > 0 {
 		out = append(out, fmt.Sprintf("the service has ended %d times of late: %s", st.Crashes, st.Daemon))

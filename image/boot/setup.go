@@ -105,6 +105,9 @@ func (s *system) talk(context.Context) {
 		s.tasks.Go("console "+name, func(context.Context) {
 			defer f.Close()
 			in := bufio.NewReader(f)
+			if hint := eraseHint(s.view.get()); hint != "" && s.disk != nil && name != "/dev/tty1" { // the screen shows it itself
+				fmt.Fprintf(f, "\r\n%s\r\n", hint)
+			}
 			for {
 				line, err := in.ReadString('\n')
 				if err != nil {
@@ -128,7 +131,7 @@ func (s *system) hear(in *bufio.Reader, out io.Writer, line string) {
 			fmt.Fprint(out, "\r\nErasing; the machine starts again.\r\n")
 			s.factoryReset()
 		}
-		fmt.Fprintf(out, "\r\n%s\r\nType RESET to erase the data partition and start as if new.\r\n", st.Data)
+		fmt.Fprintf(out, "\r\n%s\r\n%s\r\n", st.Data, eraseHint(st))
 	case s.openToSetup() && st.Data == "":
 		var current string
 		if a, ok := s.waitAddress(0); ok {
@@ -147,6 +150,14 @@ func (s *system) hear(in *bufio.Reader, out io.Writer, line string) {
 	default:
 		fmt.Fprintf(out, "\r\n%s\r\n", strings.ReplaceAll(render(st, s.view.getDaemon()), "\n", "\r\n"))
 	}
+}
+
+// eraseHint says what can be done about a data partition that cannot be used.
+func eraseHint(st Status) string {
+	if st.Data == "" {
+		return ""
+	}
+	return "Type RESET to erase the data partition and start as if new; then restore a backup."
 }
 
 // setUp stores what was answered while the daemon rests.

@@ -20,7 +20,8 @@ type Status struct {
 	TestKeys  bool      `json:"test_keys,omitempty"`
 	Firmware  string    `json:"firmware,omitempty"` // pc, efi
 	Disk      string    `json:"disk,omitempty"`
-	Data      string    `json:"data,omitempty"` // what is wrong with the data partition
+	Secure    bool      `json:"secure_boot,omitempty"` // the firmware verified what it started
+	Data      string    `json:"data,omitempty"`        // what is wrong with the data partition
 	DataSize  uint64    `json:"data_size,omitempty"`
 	DataFree  uint64    `json:"data_free,omitempty"`
 	Memory    uint64    `json:"memory,omitempty"`      // bytes of the machine
@@ -35,8 +36,8 @@ type Status struct {
 	Daemon    string    `json:"daemon,omitempty"`
 	Crashes   int       `json:"crashes,omitempty"`
 	Started   int       `json:"daemon_starts"`
-	Boot      string    `json:"boot"` // random, another for each start
-	Ready     float64   `json:"ready_after,omitempty"`
+	Boot      string    `json:"boot"`                  // random, another for each start
+	Ready     float64   `json:"ready_after,omitempty"` // seconds from PID 1 to the first answer that all services are up
 	At        time.Time `json:"at"`
 }
 

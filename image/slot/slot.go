@@ -53,6 +53,13 @@ type State struct {
 // Factory is the state of a fresh disk.
 func Factory() State { return State{Preferred: A, Tries: map[ID]int{A: Full, B: 0}} }
 
+// Installer is the state of a stick that installs: GRUB starts its slot A with rf.install=1, and counts nothing.
+func Installer() State {
+	s := Factory()
+	s.other = map[string]string{"mode": "install"}
+	return s
+}
+
 // String is the state as the block has it.
 func (s State) String() string {
 	return fmt.Sprintf("slot=%s a=%d b=%d", s.Preferred, s.Tries[A], s.Tries[B])

@@ -80,6 +80,16 @@ func TestBlockIsFoundByItsHeader(t *testing.T) {
 	}
 }
 
+func TestInstaller(t *testing.T) {
+	b, err := Installer().Marshal()
+	if err != nil || !bytes.Contains(b, []byte("\nmode=install\n")) {
+		t.Fatalf("%q, %v", b, err)
+	}
+	if b, err = Factory().Marshal(); err != nil || bytes.Contains(b, []byte("mode")) {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(block("slot=b\na=1\nb=2\nx=y\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

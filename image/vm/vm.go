@@ -25,13 +25,15 @@ type Options struct {
 	Dir      string // for logs and the firmware's variables
 	Image    string // raw disk, which is written to
 	Arch     string // amd64 or arm64
-	Firmware string // bios or uefi
+	Firmware string // bios, uefi, or secureboot: UEFI that starts nothing but what Microsoft's keys have signed (amd64)
 	Memory   int    // MB, 512 when 0
 	CPUs     int    // 1 when 0
 	Ports    []int  // of the guest (TCP), forwarded from free ports of 127.0.0.1
 	Disk     string // virtio, nvme, ahci, usb; virtio when empty
 	NIC      string // virtio-net-pci when empty
-	Network  bool   // false: a cable that leads nowhere
+	Network  bool   // false: no network card
+	Tap      string // TUN device of this machine that the card hangs on, instead of a network of QEMU's own
+	Address  string // of the guest, where a Tap leads to it
 	Args     []string
 }
 
@@ -53,8 +55,8 @@ func Available(arch, firmware string) error {
 	if _, err := exec.LookPath(program); err != nil {
 		return fmt.Errorf("%w: install the Debian package %s", ErrNoQEMU, pkg)
 	}
-	if firmware == "uefi" {
-		code, _, pkg := firmwareOf(arch)
+	if firmware != "bios" {
+		code, _, pkg := firmwareOf(arch, firmware)
 		if _, err := os.Stat(code); err != nil {
 			return fmt.Errorf("%w: install the Debian package %s", ErrNoQEMU, pkg)
 		}
@@ -69,7 +71,10 @@ func programOf(arch string) (program, pkg string) {
 	return "qemu-system-x86_64", "qemu-system-x86"
 }
 
-func firmwareOf(arch string) (code, vars, pkg string) {
+func firmwareOf(arch, firmware string) (code, vars, pkg string) {
+	if firmware == "secureboot" {
+		return "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd", "ovmf"
+	}
 	if arch == "arm64" {
 		return "/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd", "qemu-efi-aarch64"
 	}
@@ -85,6 +90,7 @@ func Start(o Options) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{o: o, ports: map[int]int{}, ended: make(chan struct{}), Serial: filepath.Join(o.Dir, "serial.log")}
+	_ = os.Remove(m.Serial) // that of an earlier machine here would be taken for this one's
 	args, err := m.arguments()
 	if err != nil {
 		return nil, err
@@ -124,15 +130,20 @@ func (m *Machine) arguments() ([]string, error) {
 		memory = 512
 	}
 	a := []string{"-accel", "tcg,thread=multi", "-m", strconv.Itoa(memory), "-smp", strconv.Itoa(cpus), "-display", "none", "-monitor", "unix:" + m.monitor() + ",server=on,wait=off",
-		"-serial", "file:" + m.Serial, "-nodefaults", "-no-user-config"}
+		"-chardev", "socket,id=serial,path=" + m.serialSocket() + ",server=on,wait=off,logfile=" + option(m.Serial), "-serial", "chardev:serial", "-nodefaults", "-no-user-config"}
 	if o.Arch == "arm64" {
 		a = append(a, "-M", "virt", "-cpu", "cortex-a57")
 	} else {
 		// The chip set's watchdog may start the machine again only when this is off.
-		a = append(a, "-M", "q35", "-cpu", "max", "-global", "ICH9-LPC.noreboot=false", "-vga", "std")
+		chipset := "q35"
+		if o.Firmware == "secureboot" {
+			chipset = "q35,smm=on"
+			a = append(a, "-global", "driver=cfi.pflash01,property=secure,value=on")
+		}
+		a = append(a, "-M", chipset, "-cpu", "max", "-global", "ICH9-LPC.noreboot=false", "-vga", "std")
 	}
-	if o.Firmware == "uefi" {
-		code, vars, _ := firmwareOf(o.Arch)
+	if o.Firmware != "bios" {
+		code, vars, _ := firmwareOf(o.Arch, o.Firmware)
 		own := filepath.Join(o.Dir, "vars.fd")
 		if _, err := os.Stat(own); err != nil {
 			b, err := os.ReadFile(vars)
@@ -159,7 +170,9 @@ func (m *Machine) arguments() ([]string, error) {
 	if nic == "" {
 		nic = "virtio-net-pci"
 	}
-	if o.Network {
+	if o.Tap != "" {
+		a = append(a, "-netdev", "tap,id=net,script=no,downscript=no,ifname="+option(o.Tap), "-device", nic+",netdev=net,mac=52:54:00:12:34:56,romfile=")
+	} else if o.Network {
 		network := "user,id=net"
 		for _, p := range o.Ports {
 			free, err := freePort()
@@ -194,6 +207,23 @@ func (m *Machine) monitor() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("rfvm-%d-%x", os.Getpid(), hash(m.o.Dir)))
 }
 
+func (m *Machine) serialSocket() string { return m.monitor() + "s" }
+
+// Type writes to the serial line, as somebody at a terminal would.
+func (m *Machine) Type(text string) error {
+	c, err := net.DialTimeout("unix", m.serialSocket(), 5*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(c, text); err != nil {
+		return err
+	}
+	time.Sleep(time.Second) // QEMU gives the guest as much as its line takes, and drops the rest when this end closes
+	return nil
+}
+
 func hash(s string) (h uint32) {
 	for _, c := range []byte(s) {
 		h = h*16777619 ^ uint32(c)
@@ -225,6 +255,7 @@ func (m *Machine) Stop() {
 	_ = m.cmd.Process.Kill()
 	<-m.ended
 	_ = os.Remove(m.monitor())
+	_ = os.Remove(m.serialSocket())
 }
 
 // Console is what the serial line has said so far.
@@ -258,6 +289,7 @@ type Health struct {
 		Disk      string  `json:"disk"`
 		Watchdog  string  `json:"watchdog"`
 		TestKeys  bool    `json:"test_keys"`
+		Secure    bool    `json:"secure_boot"`
 	} `json:"image"`
 	Raw []byte `json:"-"`
 }
@@ -265,7 +297,11 @@ type Health struct {
 // Health asks the appliance; port is that of the guest.
 func (m *Machine) Health(ctx context.Context, port int) (Health, error) {
 	var h Health
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/healthz", m.Port(port)), nil)
+	at := fmt.Sprintf("127.0.0.1:%d", m.Port(port))
+	if m.o.Address != "" {
+		at = fmt.Sprintf("%s:%d", m.o.Address, port)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at+"/healthz", nil)
 	if err != nil {
 		return h, err
 	}

@@ -23,14 +23,8 @@ const pollEvery = 250 * time.Millisecond
 // ErrNoAnswer is returned when no server has answered in time.
 var ErrNoAnswer = errors.New("no DHCP server answers")
 
-// Ask goes through discover, offer, request and ack on one interface, whose name and address it is given, within a time.
-func Ask(device string, mac [6]byte, hostname string, within time.Duration) (Message, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), within)
-	defer cancel()
-	return AskContext(ctx, device, mac, hostname, netip.Addr{})
-}
-
-// AskContext is Ask until ctx ends, with an address that is wanted again if there is one.
+// AskContext goes through discover, offer, request and ack on one interface, whose name and address it is given, until ctx ends;
+// again is an address that is wanted again, if there is one.
 func AskContext(ctx context.Context, device string, mac [6]byte, hostname string, again netip.Addr) (Message, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
