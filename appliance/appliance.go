@@ -27,6 +27,7 @@ import (
 	"ringfence/appliance/supervise"
 	"ringfence/appliance/trustadmin"
 	"ringfence/config"
+	"ringfence/internal/memory"
 	"ringfence/internal/sdnotify"
 	"ringfence/internal/task"
 	"ringfence/media"
@@ -50,6 +51,7 @@ type Options struct {
 	Socket     string // control socket
 	Log        *slog.Logger
 	Version    string
+	PaceMemory bool // keep the process small for its phones; it sets what GOGC sets
 }
 
 // stopTime bounds an orderly stop.
@@ -63,6 +65,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if o.Version == "" {
 		o.Version = Version
+	}
+	if o.PaceMemory {
+		g := task.NewGroup(ctx, o.Log)
+		defer g.Stop()
+		g.Go("memory", memory.Keep)
 	}
 	a := &appliance{Options: o, log: o.Log, began: time.Now()}
 	defer func() { err = errors.Join(err, a.teardown()) }()

@@ -337,18 +337,39 @@ func (s *Server) inDialog(tx *transaction.Server) {
 }
 
 // sender returns who is registered on the connection of a request that phones cannot be challenged for; otherwise it answers
-// 403. The line is the one in From if it is one of theirs: a softphone may have registered several on one connection.
+// 403. The line is the one in From if it is one of theirs: a softphone may have registered several on one connection. A request
+// whose From names somebody else who is declared is refused too: whoever sent it does not speak for himself.
 func (s *Server) sender(tx *transaction.Server) (registrar.Identity, bool) {
-	id, ok := s.reg.ByFlowLine(tx.Flow(), tx.Request().From().Address.User)
+	user, why := tx.Request().From().Address.User, "not the connection of a registration"
+	id, ok := s.reg.ByFlowLine(tx.Flow(), user)
 	if !ok {
 		id, ok = s.reg.ByFlow(tx.Flow())
 	}
+	if ok && s.foreign(id, user) {
+		ok, why = false, "From names another phone"
+	}
 	if !ok {
-		s.log.Info("request refused", "peer", tx.Flow().Remote().String(), "method", string(tx.Request().Method),
-			"err", "not the connection of a registration")
+		s.log.Info("request refused", "phone", id.Device, "peer", tx.Flow().Remote().String(), "method", string(tx.Request().Method), "err", why)
 		tx.Answer(403)
 	}
 	return id, ok
+}
+
+// foreign tells whether a user part names a declared line or phone (by its name or MAC address) that is not id's. One
+// character names nobody: some 7900 loads write no more of their line (sip-state.md §3).
+func (s *Server) foreign(id registrar.Identity, user string) bool {
+	if len(user) < 2 {
+		return false
+	}
+	if a, ok := s.opt.Accounts.Line(user); ok {
+		return user != id.Line && (a.Device == "" || a.Device != id.Device)
+	}
+	name := strings.ToUpper(user)
+	if len(name) == 12 {
+		name = "SEP" + name
+	}
+	_, ok := s.opt.Accounts.Device(name)
+	return ok && name != id.Device
 }
 
 // refer answers a REFER outside of a dialog (sip-overview.md §6.4).

@@ -1,7 +1,7 @@
 // Command bench measures the built daemon: what it can do in a second, and above all what an operation costs the daemon in
 // processor time and a phone in memory. docs/performance.md explains the method and holds the figures.
 //
-//	bench [-bin DIR] [-out DIR] [-only PART,PART] [-quick]
+//	bench [-bin DIR] [-out DIR] [-only PART,PART] [-quick] [-fleet N] [-transport TCP|TLS] [-at-once N]
 //
 // It starts bin/ringfence with configurations of thousands of phones, plays the phones itself, and reads the daemon's
 // processor clock and memory from the kernel; what the phones cost is not counted. Everything runs in a network namespace of
@@ -43,8 +43,10 @@ type bench struct {
 	// fleetSize is how many phones the parts trust and phones have.
 	fleetSize int
 	// atOnce is how many calls the part media makes at once; 0 is a row of numbers.
-	atOnce int
-	report report
+	atOnce    int
+	transport string // of the part phones: TCP, TLS, or "" for both
+	coming    int    // phones that come at a time
+	report    report
 }
 
 // part is a group of measurements that stand together; one that fails does not keep the others from running.
@@ -78,6 +80,8 @@ func run(args []string) int {
 	only := fs.String("only", "", "parts to run, separated by commas; all when empty")
 	fs.IntVar(&b.fleetSize, "fleet", 2000, "phones of the parts trust and phones, at most 60000")
 	fs.IntVar(&b.atOnce, "calls", 0, "calls at once of the part media, instead of its own row of numbers")
+	fs.StringVar(&b.transport, "transport", "", "TCP or TLS: the part phones runs over that alone")
+	fs.IntVar(&b.coming, "at-once", 32, "phones of the part phones that come at a time; as many as there are is a power cut that ends")
 	fs.BoolVar(&b.quick, "quick", false, "a tenth of the phones and of the time: to see that it works, not for figures")
 	if err := fs.Parse(args); err != nil {
 		return 2
@@ -174,7 +178,8 @@ func (b *bench) enterNamespace(ctx context.Context) error {
 		return err
 	}
 	args = append(args, "--fork", "--", self, "-bin", b.bin, "-out", b.out, "-only", strings.Join(b.only, ","), fmt.Sprintf("-quick=%t", b.quick),
-		fmt.Sprintf("-fleet=%d", min(max(b.fleetSize, 10), 60000)), fmt.Sprintf("-calls=%d", min(max(b.atOnce, 0), 500)))
+		fmt.Sprintf("-fleet=%d", min(max(b.fleetSize, 10), 60000)), fmt.Sprintf("-calls=%d", min(max(b.atOnce, 0), 500)), "-transport="+b.transport,
+		fmt.Sprintf("-at-once=%d", max(b.coming, 1)))
 	cmd := exec.CommandContext(ctx, "unshare", args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Env = append(os.Environ(), inNamespace+"=1")

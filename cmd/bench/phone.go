@@ -156,6 +156,9 @@ const (
 		"<joinreq></joinreq>\r\n<cfwdall-anyline></cfwdall-anyline>\r\n</optionsind>\r\n</x-cisco-remotecc-request>\r\n--uniqueBoundary--\r\n"
 )
 
+// errAnswer is an answer that is none.
+var errAnswer = errors.New("rejected")
+
 // register does one registration or refresh: unless a nonce may be used again, that is a REGISTER, its 401, the REGISTER with
 // credentials, its 200.
 func (c *client) register(ctx context.Context) error {
@@ -200,7 +203,7 @@ func (c *client) register(ctx context.Context) error {
 				return err
 			}
 		default:
-			return fmt.Errorf("%s: REGISTER answered %s", c.user, m.lines[0])
+			return fmt.Errorf("%s: %w: REGISTER answered %s", c.user, errAnswer, m.lines[0])
 		}
 	}
 	return errors.New("challenged again and again")

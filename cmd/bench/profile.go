@@ -227,7 +227,7 @@ func (b *bench) profileFleet(ctx context.Context, transport string, rate int) (e
 	}
 	defer also(&err, p.daemon)
 	var all []*client
-	connect := func() (err error) { all, err = b.connectPhones(ctx, n, certificates); return err }
+	connect := func() (err error) { all, _, err = b.connectPhones(ctx, n, certificates); return err }
 	defer func() { closeAll(all) }()
 	if rate == 0 {
 		if err := b.cpuProfile(ctx, p, "first-"+name, connect); err != nil {

@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -182,10 +181,7 @@ func (p *program) run(g places, args []string) int {
 	defer stop()
 	// After the first signal the next one has its usual effect, which is the end.
 	context.AfterFunc(ctx, stop)
-	if p.getenv("GOGC") == "" {
-		// Most of what lives is held for idle phones, so garbage may grow as large as that for little gain (docs/performance.md).
-		debug.SetGCPercent(75)
-	}
+	o.PaceMemory = p.getenv("GOGC") == ""
 	if err := p.serve(ctx, o); err != nil {
 		p.fail(*file, err)
 		return admin.ExitError

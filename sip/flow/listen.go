@@ -137,7 +137,11 @@ func (l *streamListener) accept(ctx context.Context) {
 // run makes a flow of an accepted connection (counted by reserve) and serves it.
 func (m *Manager) run(transport string, conn net.Conn, cfg *tls.Config, legacy *legacytls.Config, server bool) {
 	setUserTimeout(conn, m.opt.TCPUserTimeout)
-	s, err := m.handshake(transport, conn, cfg, legacy, server)
+	var s *stream
+	err := m.hands.do(func() (err error) {
+		s, err = m.handshake(transport, conn, cfg, legacy, server)
+		return err
+	})
 	if err != nil {
 		conn.Close()
 		m.release(addrPort(conn.RemoteAddr()).Addr())
@@ -179,21 +183,26 @@ func (m *Manager) handshake(transport string, conn net.Conn, cfg *tls.Config, le
 		}
 	}
 	_ = conn.SetDeadline(time.Now().Add(m.opt.Handshake))
+	step := &doorstep{Conn: conn}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		step.raw, _ = tcp.SyscallConn()
+	}
 	var tc net.Conn
 	if server {
 		var err error
-		if tc, err = legacytls.Accept(m.tasks.Context(), conn, cfg, legacy); err != nil {
+		if tc, err = legacytls.Accept(m.tasks.Context(), step, cfg, legacy); err != nil {
 			return nil, err
 		}
 	} else {
-		c := tls.Client(conn, cfg)
+		c := tls.Client(step, cfg)
 		if err := c.HandshakeContext(m.tasks.Context()); err != nil {
 			return nil, err
 		}
 		tc = c
 	}
 	_ = conn.SetDeadline(time.Time{})
-	s := m.newStream(transport, tc, conn)
+	step.served = step.raw != nil
+	s := m.newStream(transport, tc, step)
 	s.cert, s.device = cert, device
 	return s, nil
 }

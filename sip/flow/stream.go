@@ -3,10 +3,10 @@ package flow
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -21,11 +21,6 @@ import (
 
 // maxMalformed is how many malformed messages one connection may send before it is closed.
 const maxMalformed = 5
-
-// readSize is what one read takes at most; most messages of a phone are shorter.
-const readSize = 4096
-
-var readBuffers = sync.Pool{New: func() any { b := make([]byte, readSize); return &b }}
 
 var writeBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
@@ -42,7 +37,8 @@ type stream struct {
 	opened    time.Time
 	cert      *x509.Certificate
 	device    string
-	raw       syscall.RawConn // of a plain TCP connection, to wait for data without holding a buffer
+	raw       syscall.RawConn // of the TCP connection, to wait for data without holding a buffer; nil: conn is read blocking
+	step      *doorstep       // under crypto/tls
 
 	done chan struct{}
 	once sync.Once
@@ -57,6 +53,10 @@ type stream struct {
 	kept    bool
 
 	// of the reader
+	part      []byte       // the beginning of a message, nil when none
+	pooled    *[]byte      // what part lies in, unless it has grown
+	work      func() error // handle, made once
+	blank     int          // line ends since the last message, for the keep-alive of RFC 5626 §4.4.1
 	corked    bool
 	malformed int
 	since     time.Time // when the incomplete message began
@@ -68,9 +68,15 @@ func (m *Manager) newStream(transport string, conn, under net.Conn) *stream {
 		local: addrPort(under.LocalAddr()), remote: addrPort(under.RemoteAddr()), opened: time.Now(), done: make(chan struct{}),
 	}
 	s.until = s.opened.Add(m.opt.Unregistered)
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		s.raw, _ = tcp.SyscallConn()
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		s.raw, _ = c.SyscallConn()
+	case *tls.Conn:
+		if step, ok := under.(*doorstep); ok {
+			s.raw, s.step = step.raw, step
+		}
 	}
+	s.work = s.handle
 	return s
 }
 
@@ -225,162 +231,8 @@ func (s *stream) serve() {
 	}
 }
 
-// readLoop cuts the stream into messages. It holds a buffer only while a message is incomplete.
-func (s *stream) readLoop() error {
-	var part []byte // the beginning of a message, nil when none
-	var pooled *[]byte
-	release := func() {
-		if pooled != nil {
-			readBuffers.Put(pooled)
-			pooled = nil
-		}
-		part = nil
-	}
-	defer release()
-	blank := 0 // line ends seen since the last message, for the keep-alive of RFC 5626 §4.4.1
-	for {
-		var err error
-		inMessage := part != nil
-		switch {
-		case inMessage:
-			part, err = s.more(part)
-		case s.raw != nil:
-			part, pooled, err = s.firstTCP()
-		default:
-			part, pooled, err = s.firstTLS()
-		}
-		if err != nil {
-			return readError(err, inMessage)
-		}
-		s.cork()
-		used, err := s.consume(part, &blank)
-		s.uncork()
-		if err != nil {
-			return err
-		}
-		switch {
-		case used == len(part):
-			s.begun(false)
-			release()
-		case used > 0:
-			n := copy(part, part[used:])
-			part = part[:n]
-			s.begun(false)
-			s.begun(true)
-		default:
-			s.begun(true)
-		}
-		select {
-		case <-s.done:
-			return nil
-		default:
-		}
-	}
-}
-
-// readError turns the end of reading into a reason.
-func readError(err error, inMessage bool) error {
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		return ErrRemote
-	case errors.Is(err, net.ErrClosed):
-		return ErrClosed
-	case errors.Is(err, os.ErrDeadlineExceeded) && inMessage:
-		return fmt.Errorf("%w in the middle of a message", ErrIdle)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return ErrIdle
-	}
-	return fmt.Errorf("read: %w", err)
-}
-
-// begun sets the read deadline: while a message is incomplete a time after its beginning, so that bytes that drip do not
-// prolong it, else as kept.
-func (s *stream) begun(partial bool) {
-	if !partial {
-		s.since = time.Time{}
-	} else if s.since.IsZero() {
-		s.since = time.Now()
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	until := s.until
-	if partial {
-		if limit := s.since.Add(s.m.opt.MessageTime); limit.Before(until) {
-			until = limit
-		}
-	}
-	_ = s.conn.SetReadDeadline(until)
-}
-
-// Waiting for the first byte of a message is what a connection does nearly all the time. It is done by two small functions, one
-// for each kind: what both need together would double the stack that every idle connection holds.
-
-// firstTCP waits for data and only then takes a buffer.
-func (s *stream) firstTCP() ([]byte, *[]byte, error) {
-	var b *[]byte
-	var n int
-	var err error
-	werr := s.raw.Read(func(fd uintptr) bool {
-		b = readBuffers.Get().(*[]byte)
-		for {
-			n, err = syscall.Read(int(fd), *b)
-			if err != syscall.EINTR {
-				break
-			}
-		}
-		if err == syscall.EAGAIN {
-			readBuffers.Put(b)
-			b = nil
-			return false
-		}
-		return true
-	})
-	if werr == nil && err == nil && n <= 0 {
-		err = io.EOF
-	}
-	if werr != nil || err != nil {
-		if b != nil {
-			readBuffers.Put(b)
-		}
-		return nil, nil, errors.Join(werr, err)
-	}
-	return (*b)[:n], b, nil
-}
-
-// firstTLS does so above TLS.
-func (s *stream) firstTLS() ([]byte, *[]byte, error) {
-	// TLS cannot tell that data waits; reading one byte does. A first byte other than a line end cannot complete a message,
-	// so nothing is delayed by waiting for the rest, which came in the same record.
-	var one [1]byte
-	if _, err := io.ReadFull(s.conn, one[:]); err != nil {
-		return nil, nil, err
-	}
-	b := readBuffers.Get().(*[]byte)
-	(*b)[0] = one[0]
-	if one[0] == '\r' || one[0] == '\n' {
-		return (*b)[:1], b, nil
-	}
-	n, err := s.conn.Read((*b)[1:])
-	if err != nil {
-		readBuffers.Put(b)
-		return nil, nil, err
-	}
-	return (*b)[:1+n], b, nil
-}
-
-// more appends what comes next to part, growing it as needed up to the largest message.
-func (s *stream) more(part []byte) ([]byte, error) {
-	if len(part) == cap(part) {
-		bigger := make([]byte, len(part), min(2*cap(part), s.m.opt.MaxMessage+readSize))
-		copy(bigger, part)
-		part = bigger
-	}
-	n, err := s.conn.Read(part[len(part):cap(part)])
-	return part[:len(part)+n], err
-}
-
 // consume hands up the whole messages at the start of b and returns how many bytes that were.
-func (s *stream) consume(b []byte, blank *int) (int, error) {
+func (s *stream) consume(b []byte) (int, error) {
 	used := 0
 	for used < len(b) {
 		switch c := b[used]; {
@@ -389,8 +241,8 @@ func (s *stream) consume(b []byte, blank *int) (int, error) {
 			continue
 		case c == '\n':
 			used++
-			if *blank++; *blank == 2 {
-				*blank = 0
+			if s.blank++; s.blank == 2 {
+				s.blank = 0
 				pong := writeBuffers.Get().(*bytes.Buffer)
 				pong.Reset()
 				pong.WriteString("\r\n")
@@ -400,7 +252,7 @@ func (s *stream) consume(b []byte, blank *int) (int, error) {
 			}
 			continue
 		}
-		*blank = 0
+		s.blank = 0
 		n, err := frame(b[used:], s.m.opt.MaxMessage)
 		if err != nil {
 			s.reject(b[used:], err)

@@ -44,7 +44,11 @@ func (s *State) hookNotice(tx *transaction.Server, id registrar.Identity) {
 	}
 	line, ok := s.ownLine(id, userOf(info.Entity))
 	if !ok {
-		tx.Answer(489)
+		code := 489
+		if _, known := s.opt.Accounts.Line(userOf(info.Entity)); known {
+			code = 403 // somebody else's
+		}
+		tx.Answer(code)
 		return
 	}
 	s.mu.Lock()
