@@ -27,6 +27,7 @@ func stateVerbs() []admin.Verb {
 			Help: "Fields: " + strings.Join(state.FieldNames(), ", ") + ".\nOlder names (vmexten, regcallid, ciscodevicename, ...) are known, too."},
 		{Name: "line set", Args: "NUMBER FIELD VALUE", Min: 3, Max: 3, Short: "set a field of a line: callforward, donotdisturb, huntgroup", Change: true, Print: printField},
 		{Name: "line check-sync", Args: "NUMBER", Min: 1, Max: 1, Short: "ask another vendor's phone to look for a new configuration", Change: true, Print: printText},
+		pingVerb(),
 		{Name: "watch list", Args: "[NUMBER|DEVICE]", Max: 1, Short: "who watches whom, what was shown and what the phone has confirmed", Print: printWatchers},
 		{Name: "watch refresh", Args: "DEVICE|NUMBER", Min: 1, Max: 1, Short: "send a phone its initial state and lamps again, or everybody the lamp of a number", Change: true, Print: printText},
 		{Name: "watch check", Short: "compare what phones show with dialogs and registrations now, and repair it", Change: true, Print: printCheck},
@@ -38,7 +39,7 @@ func stateVerbs() []admin.Verb {
 func (a *appliance) stateHandlers() map[string]admin.Handler {
 	return map[string]admin.Handler{
 		"line dnd": a.lineToggle("donotdisturb"), "line hunt": a.lineToggle("huntgroup"), "line messages": a.lineMessages,
-		"line get": a.lineGet, "line set": a.lineSet, "line check-sync": a.lineCheckSync,
+		"line get": a.lineGet, "line set": a.lineSet, "line check-sync": a.lineCheckSync, "line ping": a.linePing,
 		"watch list": a.watchList, "watch refresh": a.watchRefresh, "watch check": a.watchCheck,
 		"switch list": a.switchList, "switch set": a.switchSet,
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -42,7 +43,11 @@ func (b *bench) phones(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = b.fleet(ctx, d, "TLS", certificates)
+	if err = b.fleet(ctx, d, "TLS", certificates); err != nil {
+		d.mu.Lock()
+		_ = os.WriteFile(filepath.Join(b.out, "daemon-tls.log"), d.log.Bytes(), 0o644)
+		d.mu.Unlock()
+	}
 	also(&err, d)
 	if err != nil {
 		return fmt.Errorf("TLS: %w", err)

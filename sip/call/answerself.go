@@ -5,7 +5,7 @@ import "ringfence/sip/cisco"
 // answerBySelf lets a phone that rings answer on its speaker, if the phone is free ("sip-calls" §25): after its 180, since only
 // then its tag is known.
 func (c *Call) answerBySelf(l *Leg) {
-	if !l.Cisco || c.m.opt.State.DND(l.Device) {
+	if !l.Cisco || c.m.opt.State.DND(l.Device) || c.m.opt.State.OffHook(l.Device) {
 		return
 	}
 	calls := 0

@@ -49,6 +49,7 @@ type Bindings interface {
 type State interface {
 	SetLeg(line, leg string, p state.Phase)
 	DND(device string) bool
+	OffHook(device string) bool
 	DNDReject(device string) bool
 	Forward(line string) string
 	SetForward(ctx context.Context, line, target string, by state.Origin) error

@@ -75,9 +75,12 @@ func (m *Manager) Reachable(line string) (list []*registrar.Binding) {
 	return list
 }
 
-// Engaged tells whether a phone has a call, on whichever of its lines, or wants no calls.
+// OffHook tells whether the receiver of a phone is lifted.
+func (m *Manager) OffHook(device string) bool { return m.opt.State.OffHook(device) }
+
+// Engaged tells whether a phone has a call, on whichever of its lines, is off-hook, or wants no calls.
 func (m *Manager) Engaged(p *plan.Plan, device string) bool {
-	if m.opt.State.DND(device) {
+	if m.opt.State.DND(device) || m.opt.State.OffHook(device) {
 		return true
 	}
 	for _, line := range p.LinesOf(device) {

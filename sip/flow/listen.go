@@ -38,8 +38,10 @@ const (
 	ticketKeys = 3
 )
 
-// keepAlive finds out within about 35 s that a phone has lost its power. Phones themselves send nothing for 115 s.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4}
+// keepAlive finds out within about half a minute that a phone has lost its power. Phones themselves send nothing for 115 s. Where
+// TCP_USER_TIMEOUT is set the kernel looks at that instead of Count, and ends the connection at the first probe after it: five
+// probes fit in before, for one or two are lost easily, on Wi-Fi or when thousands are due at once.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 12 * time.Second, Interval: 4 * time.Second, Count: 5}
 
 // turnTickets makes a new ticket key when the last is old. Only the accepting goroutine calls it.
 func (l *streamListener) turnTickets(now time.Time) {

@@ -55,7 +55,7 @@ type Options struct {
 	MessageTime    time.Duration // 10 s for the rest of a message begun
 	WriteTime      time.Duration // 10 s for a message to be taken by the peer
 	UDPIdle        time.Duration // 60 s a UDP pseudo-flow lives without a message when nobody keeps it
-	TCPUserTimeout time.Duration // 20 s unacknowledged data may stand before the kernel gives a connection up
+	TCPUserTimeout time.Duration // 30 s unacknowledged data may stand before the kernel gives a connection up
 }
 
 func (o *Options) setDefaults() error {
@@ -78,7 +78,7 @@ func (o *Options) setDefaults() error {
 		def time.Duration
 	}{
 		{&o.Handshake, 10 * time.Second}, {&o.Unregistered, 30 * time.Second}, {&o.MessageTime, 10 * time.Second},
-		{&o.WriteTime, 10 * time.Second}, {&o.UDPIdle, time.Minute}, {&o.TCPUserTimeout, 20 * time.Second},
+		{&o.WriteTime, 10 * time.Second}, {&o.UDPIdle, time.Minute}, {&o.TCPUserTimeout, 30 * time.Second},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.def

@@ -129,6 +129,19 @@ func (s *State) InCall(device string) bool {
 	return false
 }
 
+// OffHook tells whether the receiver of any line of a device is lifted, with or without a call.
+func (s *State) OffHook(device string) bool {
+	lines := s.linesOf(device)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range lines {
+		if s.hook[l.Number] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // presence computes what a watched number shows (sip-state.md §1, first match wins).
 func (s *State) presence(number string) cisco.Presence {
 	device := s.DeviceOf(number)

@@ -91,6 +91,9 @@ func (s *State) control(b *registrar.Binding, m *cisco.ServiceControl, result ch
 		case res.StatusCode >= 300:
 			err := fmt.Errorf("phone answered %d %s", res.StatusCode, transaction.Header(res, "Warning"))
 			s.opt.Log.Info("service control refused", "phone", b.Device, "action", m.Action, "err", err)
+			if s.opt.Note != nil {
+				s.opt.Note(b.Device, "register", "refused to "+m.Action+": "+err.Error(), false)
+			}
 			tell(err)
 		case res.StatusCode >= 200:
 			if s.opt.Note != nil {

@@ -149,14 +149,47 @@ func (s *rawSIP) read(within time.Duration) (*rawMessage, error) {
 	return m, err
 }
 
+// rawPhone is a Cisco phone of the 7900 series on a connection of its own, registered, with what it was sent after that taken.
+func (d *daemon) rawPhone(line, secret string, from int) *rawSIP {
+	d.t.Helper()
+	c := d.raw("tcp", line, secret, from)
+	c.agent = "Cisco-CP7965G/9.4.2"
+	c.register()
+	return c
+}
+
+// goodbye ends the registration and the connection.
+func (s *rawSIP) goodbye() {
+	s.t.Helper()
+	if res := s.do("REGISTER", "", "To: <sip:"+s.line+"@"+s.server+">\nExpires: 0\n", ""); res.status() != 200 {
+		s.t.Errorf("goodbye of %s: %s", s.line, res.start)
+	}
+	s.conn.Close()
+}
+
+// until takes requests of the server until one is meant.
+func (s *rawSIP) until(what string, ok func(*rawMessage) bool) *rawMessage {
+	s.t.Helper()
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); {
+		if m := s.next(time.Until(end)); ok(m) {
+			return m
+		}
+	}
+	s.t.Fatalf("line %s gets no %s", s.line, what)
+	return nil
+}
+
 // answer answers a request of the server.
-func (s *rawSIP) answer(m *rawMessage, code string) {
+func (s *rawSIP) answer(m *rawMessage, code string, more ...string) {
 	var b strings.Builder
 	b.WriteString("SIP/2.0 " + code + "\r\n")
 	for _, h := range []string{"Via", "From", "To", "Call-Id", "Cseq"} {
 		for _, v := range m.header[h] {
 			b.WriteString(h + ": " + v + "\r\n")
 		}
+	}
+	for _, h := range more {
+		b.WriteString(h + "\r\n")
 	}
 	b.WriteString("Content-Length: 0\r\n\r\n")
 	_, _ = io.WriteString(s.conn, b.String())

@@ -51,19 +51,38 @@ func TestConnections(t *testing.T) {
 			}
 		}
 		untouched(t, "after requests of nobody")
-		// Registered as somebody else: it speaks for itself, whatever From says.
+		// Registered as somebody else, another vendor's phone and a Cisco phone: what names 301 is refused, and is not taken for
+		// theirs either.
 		stranger.register()
-		for _, r := range requests {
-			want := map[string]int{"PUBLISH": 200, "NOTIFY": 489, "REFER": 603}[r.method]
-			if res := stranger.do(r.method, "301", r.extra, r.body); res.status() != want {
-				t.Errorf("%s from line 304: %s, want %d", r.method, res.start, want)
+		cisco := d.rawPhone("303", cleoPassword, 7)
+		for _, c := range []*rawSIP{stranger, cisco} {
+			for _, r := range requests {
+				if res := c.do(r.method, "301", r.extra, r.body); res.status() != 403 {
+					t.Errorf("%s for 301 from line %s: %s, want 403", r.method, c.line, res.start)
+				}
+			}
+			// From names nobody, or is cut to one character; the body says whom it means.
+			for _, from := range []string{"3", "nobody"} {
+				if res := c.do("NOTIFY", "301", "From: <sip:"+from+"@x>;tag=1\nEvent: dialog\nSubscription-State: active\nContent-Type: application/dialog-info+xml\n", hookDocument); res.status() != 403 {
+					t.Errorf("off-hook of 301 from line %s as %q: %s, want 403", c.line, from, res.start)
+				}
+			}
+			for field, want := range map[string]string{"donotdisturb": "no", "offhook": "no"} {
+				if got := strings.TrimSpace(d.verb("line", "get", c.line, field)); got != want {
+					t.Errorf("%s of %s itself is %s, want %s", field, c.line, got, want)
+				}
 			}
 		}
-		untouched(t, "after requests of line 304")
+		untouched(t, "after requests of lines 304 and 303")
+		// What it says of itself counts.
+		if res := stranger.do("PUBLISH", "304", "Event: presence\nContent-Type: application/pidf+xml\n", dndDocument); res.status() != 200 || res.header.Get("Sip-Etag") == "" {
+			t.Errorf("PUBLISH of 304 for itself: %s", res.start)
+		}
 		if got := strings.TrimSpace(d.verb("line", "get", "304", "donotdisturb")); got != "yes" {
-			t.Errorf("do-not-disturb of 304 itself is %s, want yes", got)
+			t.Errorf("do-not-disturb of 304 is %s, want yes", got)
 		}
 		d.verb("line", "dnd", "304", "off")
+		cisco.goodbye()
 		// An alarm is only a remark.
 		if res := d.raw("tcp", "", "", 5).do("REFER", "", "From: <sip:10.0.0.1>;tag=1\nRefer-To: cid:1\nContent-Id: <1>\nContent-Type: application/x-cisco-alarm+xml\n", alarm); res.status() != 202 {
 			t.Errorf("alarm: %s, want 202", res.start)
@@ -89,6 +108,7 @@ func TestConnections(t *testing.T) {
 	t.Run("a plain phone", func(t *testing.T) { plainPhone(t, d, ada) })
 	t.Run("a hundred watchers", func(t *testing.T) { hundredWatchers(t, d, ada) })
 	t.Run("roll-out", func(t *testing.T) { rollOut(t, d, ada, ben) })
+	t.Run("keys and orders", func(t *testing.T) { keysAndOrders(t, d, ada) })
 	t.Run("phones that misbehave", func(t *testing.T) { misbehave(t, d, ada) })
 	t.Run("two phones of one name", func(t *testing.T) {
 		twin := d.newPhoneAt(t.TempDir(), "SEP001122AA0002", "8841", 7)

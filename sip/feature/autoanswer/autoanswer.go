@@ -1,6 +1,6 @@
 // Package autoanswer lets a phone answer certain calls by itself, on its speaker ("sip-calls" §25): once it rings it is told so,
-// never before, since the request names the tag of its answer. A phone that is in another call, or in do-not-disturb, rings as
-// always.
+// never before, since the request names the tag of its answer. A phone that is in another call, off-hook or in do-not-disturb
+// rings as always.
 package autoanswer
 
 import (
@@ -16,7 +16,7 @@ func Rang(c *call.Call, l *call.Leg) {
 		return
 	}
 	m := c.Manager()
-	if m.DND(l.Device) || !m.Idle(l.Device, c.Plan().NumbersOf(l.Device), l) {
+	if m.DND(l.Device) || m.OffHook(l.Device) || !m.Idle(l.Device, c.Plan().NumbersOf(l.Device), l) {
 		return
 	}
 	l.Push(nil, cisco.Request{Answer: &cisco.AnswerCall{Dialog: l.DialogID()}})

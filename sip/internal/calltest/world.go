@@ -314,6 +314,9 @@ func (w *World) SetLeg(line, leg string, p state.Phase) {
 // DND is call.State.
 func (w *World) DND(device string) bool { w.mu.Lock(); defer w.mu.Unlock(); return w.dnd[device] }
 
+// OffHook is call.State: nobody dials digit by digit here.
+func (w *World) OffHook(string) bool { return false }
+
 // DNDReject is call.State.
 func (w *World) DNDReject(string) bool { return true }
 
