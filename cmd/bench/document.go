@@ -13,6 +13,7 @@ type site struct {
 	lines   int    // numbers without phone, for ordinary clients
 	stream  string // address that VPN users may reach besides the telephony services; "" for none
 	tunnels bool   // with VPN
+	watched bool   // every phone has a key of the first; else of the next
 }
 
 // Secrets of the document. They protect nothing: the daemon lives for seconds in a namespace without a way out.
@@ -74,8 +75,11 @@ func (s site) document() string {
 		if i < s.rsa {
 			key = ", lsc_key: rsa2048"
 		}
-		p("  - {device: %s, model: %q, security: %s, password: %s%s, keys: [{blf: %q}]}", device(i), model, security, password, key,
-			phoneNumber((i+1)%s.phones))
+		watches := (i + 1) % s.phones
+		if s.watched {
+			watches = 0
+		}
+		p("  - {device: %s, model: %q, security: %s, password: %s%s, keys: [{blf: %q}]}", device(i), model, security, password, key, phoneNumber(watches))
 	}
 	if s.phones+s.lines > 0 {
 		p("lines:")

@@ -24,7 +24,8 @@ type client struct {
 	user      string // number and digest user
 	cisco     string // device name; "" for an ordinary line
 
-	onRequest func(*message) // may be nil: everything is answered with 200
+	onRequest func(*message)                 // may be nil: everything is answered with 200
+	watch     atomic.Pointer[func(*message)] // the same, set while the client reads
 
 	writing sync.Mutex
 	answers chan *message
@@ -71,6 +72,9 @@ func (c *client) start() {
 			switch {
 			case m.method == "":
 				c.answers <- m
+			case c.watch.Load() != nil:
+				c.asked.Add(1)
+				(*c.watch.Load())(m)
 			case c.onRequest != nil:
 				c.asked.Add(1)
 				c.onRequest(m)

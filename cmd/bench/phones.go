@@ -153,6 +153,7 @@ func (b *bench) fleet(ctx context.Context, d *daemon, transport string, certific
 		return err
 	}
 	fullGo := runtimeMemory(ctx)
+	sleep(ctx, b.settle()) // for pages go back some seconds after a load, which takes time of its own
 	if err := b.steady(ctx, d, transport, all); err != nil {
 		return err
 	}

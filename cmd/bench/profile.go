@@ -50,7 +50,7 @@ func serve(args []string) int {
 		}
 	}()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if err := appliance.Run(ctx, appliance.Options{ConfigPath: *config, StateDir: *state, Socket: filepath.Join(*state, "ringfence.sock"), Log: log}); err != nil {
+	if err := appliance.Run(ctx, appliance.Options{ConfigPath: *config, StateDir: *state, Socket: filepath.Join(*state, "ringfence.sock"), Log: log, PaceMemory: true}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -148,6 +148,9 @@ const heapRate = 8 << 10
 // summaries, in the folder for raw output.
 func (b *bench) profile(ctx context.Context) error {
 	for _, transport := range []string{"TCP", "TLS"} {
+		if b.transport != "" && b.transport != transport {
+			continue
+		}
 		for _, rate := range []int{heapRate, 0} {
 			if err := b.profileFleet(ctx, transport, rate); err != nil {
 				return fmt.Errorf("%s: %w", transport, err)
@@ -208,7 +211,7 @@ func (b *bench) summary(ctx context.Context, name string, args ...string) error 
 // profileFleet registers thousands of phones and profiles either the heap and stacks that they leave behind after a collection
 // of garbage, or the time of the registrations and refreshes: the one would disturb the other.
 func (b *bench) profileFleet(ctx context.Context, transport string, rate int) (err error) {
-	n := b.scale(2000)
+	n := b.scale(b.fleetSize)
 	s, name := site{phones: n}, strings.ToLower(transport)
 	dir := fmt.Sprintf("profile-%s-%d", name, rate)
 	var certificates []tls.Certificate
@@ -235,6 +238,10 @@ func (b *bench) profileFleet(ctx context.Context, transport string, rate int) (e
 		}
 		kept := b.report.Rows
 		err = b.cpuProfile(ctx, p, "refresh-"+name, func() error { return b.refresh(ctx, p.daemon, "refresh", all) })
+		if err == nil {
+			sleep(ctx, b.settle())
+			err = b.cpuProfile(ctx, p, "steady-"+name, func() error { return b.steady(ctx, p.daemon, transport, all) })
+		}
 		b.report.Rows = kept
 		return err
 	}

@@ -9,6 +9,7 @@ package memory
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -99,6 +100,7 @@ func Keep(ctx context.Context) {
 			debug.SetGCPercent(d.percent)
 		}
 		if d.release {
+			runtime.GC() // a collection halves stacks that have grown; the next one is in FreeOSMemory
 			debug.FreeOSMemory()
 		}
 	}

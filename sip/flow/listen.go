@@ -136,14 +136,10 @@ func (l *streamListener) accept(ctx context.Context) {
 	}
 }
 
-// run makes a flow of an accepted connection (counted by reserve) and serves it.
+// run makes a flow of an accepted connection (counted by reserve) and lets it be served.
 func (m *Manager) run(transport string, conn net.Conn, cfg *tls.Config, legacy *legacytls.Config, server bool) {
 	setUserTimeout(conn, m.opt.TCPUserTimeout)
-	var s *stream
-	err := m.hands.do(func() (err error) {
-		s, err = m.handshake(transport, conn, cfg, legacy, server)
-		return err
-	})
+	s, err := m.handshake(transport, conn, cfg, legacy, server)
 	if err != nil {
 		conn.Close()
 		m.release(addrPort(conn.RemoteAddr()).Addr())
@@ -156,7 +152,17 @@ func (m *Manager) run(transport string, conn net.Conn, cfg *tls.Config, legacy *
 		return
 	}
 	_ = s.conn.SetReadDeadline(s.until)
-	s.serve()
+	m.serve(s)
+}
+
+// serve reads s in a goroutine of its own: the one that did the handshake has a stack that idle phones are not to keep.
+func (m *Manager) serve(s *stream) {
+	m.tasks.Go("sip flow", func(context.Context) { s.serve() }, func(err error) {
+		if errors.Is(err, context.Canceled) {
+			s.Close(ErrStopped)
+			m.remove(s)
+		}
+	})
 }
 
 // handshake makes the stream, for TLS after the handshake and with the client's verified identity.
@@ -233,12 +239,7 @@ func (m *Manager) Dial(ctx context.Context, transport string, addr netip.AddrPor
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	s.Keep(time.Now().Add(100 * 365 * 24 * time.Hour))
-	m.tasks.Go("sip flow", func(context.Context) { s.serve() }, func(err error) {
-		if errors.Is(err, context.Canceled) {
-			s.Close(ErrStopped)
-			m.remove(s)
-		}
-	})
+	m.serve(s)
 	return s, nil
 }
 

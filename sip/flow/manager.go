@@ -103,7 +103,6 @@ type Manager struct {
 	opt    Options
 	parser *sip.Parser
 	tasks  *task.Group
-	hands  *hands
 	ids    atomic.Uint64
 
 	streams []*streamListener
@@ -151,7 +150,6 @@ func New(o Options) (*Manager, error) {
 		opt: o, parser: newParser(o.MaxMessage), tasks: task.NewGroup(context.Background(), o.Log),
 		flows: make(map[string]closer), bySource: make(map[netip.Prefix]int), complaints: rate.NewLimiter(10, 50),
 	}
-	m.hands = &hands{tasks: m.tasks, log: o.Log}
 	for _, l := range o.Listen {
 		var err error
 		if l.Transport == "UDP" {

@@ -56,12 +56,12 @@ func (d *doorstep) release() {
 	}
 }
 
-// readLoop cuts the stream into messages. Waiting is what a connection does nearly all the time: that is done here, with a small
-// stack and without a buffer unless a message is incomplete. What has come is handled by a hand.
+// readLoop cuts the stream into messages. Waiting is what a connection does nearly all the time: that is done in two small
+// functions, so that the stack can shrink again, and without a buffer unless a message is incomplete.
 func (s *stream) readLoop() error {
 	defer s.release()
 	if s.step != nil { // what came right behind the handshake lies in TLS already
-		if err := s.m.hands.do(s.work); err != nil {
+		if err := s.handle(); err != nil {
 			return err
 		}
 	}
@@ -78,7 +78,7 @@ func (s *stream) readLoop() error {
 		if err != nil {
 			return readError(err, len(s.part) > 0)
 		}
-		if err := s.m.hands.do(s.work); err != nil {
+		if err := s.handle(); err != nil {
 			return err
 		}
 		select {

@@ -53,10 +53,9 @@ type stream struct {
 	kept    bool
 
 	// of the reader
-	part      []byte       // the beginning of a message, nil when none
-	pooled    *[]byte      // what part lies in, unless it has grown
-	work      func() error // handle, made once
-	blank     int          // line ends since the last message, for the keep-alive of RFC 5626 §4.4.1
+	part      []byte  // the beginning of a message, nil when none
+	pooled    *[]byte // what part lies in, unless it has grown
+	blank     int     // line ends since the last message, for the keep-alive of RFC 5626 §4.4.1
 	corked    bool
 	malformed int
 	since     time.Time // when the incomplete message began
@@ -76,7 +75,6 @@ func (m *Manager) newStream(transport string, conn, under net.Conn) *stream {
 			s.raw, s.step = step.raw, step
 		}
 	}
-	s.work = s.handle
 	return s
 }
 

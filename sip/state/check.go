@@ -136,7 +136,7 @@ func (s *State) checkLamps(r *Report) {
 	for _, d := range all {
 		d.mu.Lock()
 		due := !d.outstanding && !d.tried.IsZero() && time.Since(d.tried) > retryAfter && d.failures < maxTries
-		key, _, _ := s.render(d)
+		key := s.shows(d)
 		differs := !d.tried.IsZero() && key != d.acked
 		d.mu.Unlock()
 		if !differs {

@@ -177,7 +177,20 @@ func (d *dialog) freshLocked() {
 	}
 }
 
-// render returns what a dialog is to show now: a key that differs when the content does, and the body.
+// shows returns the key of what a dialog is to show now, which differs when the content does.
+func (s *State) shows(d *dialog) string {
+	switch d.event {
+	case "presence", "dialog":
+		return s.presenceKey(s.presence(d.number), d.number)
+	case "message-summary":
+		unheard, heard := s.Messages(d.number)
+		return fmt.Sprintf("%d/%d", unheard, heard)
+	}
+	key, _, _ := s.featureBody(d)
+	return key
+}
+
+// render returns that key and the body.
 func (s *State) render(d *dialog) (key, contentType string, body []byte) {
 	switch d.event {
 	case "presence":
@@ -203,7 +216,10 @@ func (s *State) render(d *dialog) (key, contentType string, body []byte) {
 
 // presenceKey tells presences apart; a second call that rings is told although the lamp blinks already (sip-state.md §1).
 func (s *State) presenceKey(p cisco.Presence, number string) string {
-	key := fmt.Sprintf("%v %v", p.Activity, p.Open)
+	key := p.Activity.String()
+	if !p.Open {
+		key += ", closed"
+	}
 	if p.Activity == cisco.Alerting {
 		s.mu.Lock()
 		n := 0

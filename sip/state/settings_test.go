@@ -260,7 +260,7 @@ func TestOffHook(t *testing.T) {
 			code, want int
 		}{
 			"unknown line":       {hook("2002", "sip:7777@10.20.0.5", "trying"), 489},
-			"another's line":     {hook("2002", "sip:2001@10.20.0.5", "trying"), 489},
+			"another's line":     {hook("2002", "sip:2001@10.20.0.5", "trying"), 403},
 			"other state":        {hook("2002", "sip:2002@10.20.0.5", "confirmed"), 200},
 			"no XML":             {c.do("NOTIFY", "<sip:2002@10.20.0.5>", "Event: dialog\n", "x").StatusCode, 400},
 			"other event":        {c.do("NOTIFY", "<sip:2002@10.20.0.5>", "Event: kpml\n", "x").StatusCode, 489},
