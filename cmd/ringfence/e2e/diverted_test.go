@@ -125,17 +125,21 @@ func TestSentOn(t *testing.T) {
 				t.Errorf("%s: the target's Diversion %q lacks %s", what, v, part)
 			}
 		}
-		told := false
-		for _, m := range ada.Received(toAda) {
-			if m.Status() == 181 {
-				told = true
-				if v := m.Get("Diversion"); !strings.Contains(v, "sip:302@") || !strings.Contains(v, "reason=unconditional") {
-					t.Errorf("%s: the caller's 181 has Diversion %q", what, v)
+		var told phone.WireMessage
+		err = ada.Wait(within(t, 10*time.Second), func() bool {
+			for _, m := range ada.Received(toAda) {
+				if m.Status() == 181 {
+					told = m
+					return true
 				}
 			}
+			return false
+		})
+		if err != nil {
+			t.Fatalf("%s: the caller is not told that the call is forwarded", what)
 		}
-		if !told {
-			t.Errorf("%s: the caller is not told that the call is forwarded", what)
+		if v := told.Get("Diversion"); !strings.Contains(v, "sip:302@") || !strings.Contains(v, "reason=unconditional") {
+			t.Errorf("%s: the caller's 181 has Diversion %q", what, v)
 		}
 		if m, ok := last(ben, toBen, func(m phone.WireMessage) bool { return m.Method() == "INVITE" }); ok {
 			t.Errorf("%s: the phone that forwards rings:\n%s", what, m.Body())
