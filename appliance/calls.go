@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"context"
 	"math"
 	"time"
 
@@ -35,6 +36,10 @@ func (a *appliance) setupCalls() error {
 	st := a.sip.State()
 	a.features = feature.Install(&o, feature.Options{Doc: a.doc(), Store: a.store, Lamp: st.SetSlot, Free: a.free, MayWatch: a.mayWatch, Privacy: st, Log: a.log})
 	o.Appear = st.SetAppearance
+	o.Field = st.Field
+	o.SetField = func(ctx context.Context, line, name, value string) error {
+		return st.SetField(ctx, line, name, value, state.ByPlan)
+	}
 	if err := a.setupMailboxes(&o); err != nil {
 		return err
 	}

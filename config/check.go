@@ -40,6 +40,7 @@ func (c *checker) run() {
 	c.services()
 	c.schedules()
 	c.routes()
+	c.rules()
 	c.overlaps()
 	c.emergency()
 	c.keys()

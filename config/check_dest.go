@@ -111,6 +111,9 @@ func (c *checker) destinationList() []destination {
 	for i, l := range c.d.Parking {
 		add(fmt.Sprintf("parking[%d].comeback.then", i), l.Comeback.Then)
 	}
+	for i, r := range c.d.Rules {
+		add(fmt.Sprintf("rules[%d].to", i), r.To)
+	}
 	for i, r := range c.d.RoutesIn {
 		add(fmt.Sprintf("routes_in[%d].to", i), r.To)
 		add(fmt.Sprintf("routes_in[%d].else", i), r.Else)

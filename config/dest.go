@@ -18,6 +18,9 @@ func (d Dest) Split() (kind, target string) {
 	return kind, target
 }
 
+// ParseDest reads a destination as it is written in a document.
+func ParseDest(s string) (Dest, error) { return parseDest(s) }
+
 func parseDest(s string) (Dest, error) {
 	const hint = "a destination like extension:301, voicemail:301, group:370, external:+15550100, busy, congestion or hangup"
 	kind, target, colon := strings.Cut(s, ":")

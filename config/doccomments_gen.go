@@ -33,6 +33,7 @@ var typeDocs = map[string]string{
 	"Rooms":               "Rooms is a range of conference rooms.",
 	"RouteIn":             "RouteIn takes calls from trunks.",
 	"RouteOut":            "RouteOut sends calls to trunks.",
+	"Rule":                "Rule decides about calls of lines.",
 	"SCEP":                "SCEP says for whom the SCEP endpoint issues (RFC 8894).",
 	"SCEPClient":          "SCEPClient is a device with a challenge password of its own.",
 	"SIP":                 "SIP holds what the PBX needs besides users and lines.",

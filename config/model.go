@@ -26,6 +26,7 @@ type Document struct {
 	Services  Services    `yaml:"services" doc:"Numbers of built-in services."`
 	Features  Features    `yaml:"features" doc:"How the keys of phones behave."`
 	Schedules []Schedule  `yaml:"schedules" doc:"Opening hours."`
+	Rules     []Rule      `yaml:"rules" doc:"Decisions about calls of lines, taken before their number is looked up; the first one that says where a call goes counts. Emergency numbers and feature codes are never asked about."`
 	RoutesIn  []RouteIn   `yaml:"routes_in" doc:"Calls from trunks."`
 	RoutesOut []RouteOut  `yaml:"routes_out" doc:"Calls to trunks."`
 
@@ -473,6 +474,19 @@ type Schedule struct {
 	Weekly   string   `yaml:"weekly" required:"true" want:"mon-fri 08:30-17:30" doc:"mon-fri 08:30-17:30, several joined by ;."`
 	Except   []string `yaml:"except" doc:"Days or ranges of days: 2026-12-24..2027-01-01."`
 	Override string   `yaml:"override" max:"32" doc:"Name of the manual switch that closes by hand. When it is a number, like *28, dialling it turns the switch, and keys can watch it."`
+}
+
+// Rule decides about calls of lines.
+type Rule struct {
+	Match  string            `yaml:"match" max:"100" want:"a pattern like 3XX" doc:"Pattern of the number as dialled; any when empty."`
+	From   []Digits          `yaml:"from" doc:"Lines whose calls it is about; all when empty."`
+	When   string            `yaml:"when" doc:"Schedule that must be open; always when empty."`
+	Unless string            `yaml:"unless" doc:"Schedule that must not be open."`
+	If     map[string]string `yaml:"if" keys:"^[a-z_]{1,30}$" wantkeys:"the name of a field, as line get lists them" doc:"Fields of the calling line and the values that they must have."`
+	Called map[string]string `yaml:"if_called" keys:"^[a-z_]{1,30}$" wantkeys:"the name of a field, as line get lists them" doc:"The same of the line that is called; not so for a number that is no line's."`
+	Set    map[string]string `yaml:"set" keys:"^(callforward|donotdisturb|huntgroup)$" wantkeys:"callforward, donotdisturb or huntgroup" doc:"Fields of the calling line that are set when the call is made; its phone is told."`
+	Script string            `yaml:"script" max:"16384" doc:"A Starlark function route(call) that returns a destination, or None for the call to go on (docs/plan-rules.md)."`
+	To     Dest              `yaml:"to" doc:"Where the call goes; it goes on when empty."`
 }
 
 // RouteIn takes calls from trunks.

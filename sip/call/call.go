@@ -82,6 +82,8 @@ func (c *Call) note(l *Leg, text string, failed bool) {
 // apply does what the plan has decided.
 func (c *Call) apply(d plan.Decision) {
 	redirected := len(d.Diversions) > len(c.decision.Diversions)
+	c.setFields(d.Set)
+	d.Set = nil
 	c.decision, c.failures, c.hunt = d, nil, nil
 	if c.caller != nil {
 		c.caller.present(d.Attr)

@@ -81,3 +81,20 @@ func (c *Call) stored(l *Leg, err error) {
 	l.accept(body)
 	l.Hangup()
 }
+
+// setFields does what rules of the plan have set. The call does not wait for it.
+func (c *Call) setFields(list []plan.FieldSet) {
+	set := c.m.opt.SetField
+	if len(list) == 0 || set == nil {
+		return
+	}
+	c.m.tasks.Go("fields", func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, storeWithin)
+		defer cancel()
+		for _, x := range list {
+			if err := set(ctx, x.Line, x.Name, x.Value); err != nil {
+				c.log.Info("field is not set by the rule", "line", x.Line, "err", err)
+			}
+		}
+	})
+}

@@ -128,6 +128,9 @@ type Options struct {
 	Choices func(id registrar.Identity, d cisco.DataPassthrough, choice string) bool
 	// ReferServices handle transfers to a feature that is called by name, likewise. A name without handler is refused.
 	ReferServices map[string]func(c *Call, l *Leg, r *Referral, arg string)
+	// Field and SetField are the fields of lines, for the rules of the plan (plan.Fields). Either may be nil.
+	Field    func(line, name string) (string, bool)
+	SetField func(ctx context.Context, line, name, value string) error
 	// Join handles an INVITE that names a call of another phone of the same shared line: Barge, CBarge, Resume. Nil refuses it.
 	Join func(c *Call, target *Leg, feature string)
 	// Appear is told what a phone does with a shared line, for the line's other phones. It must not block. May be nil.

@@ -41,6 +41,14 @@ func (v moment) LoggedIn(device string) bool { return v.m.opt.State.HuntLogin(de
 
 func (v moment) Switch(name string) bool { return v.m.opt.State.Switch(name) }
 
+// Field implements plan.Fields.
+func (v moment) Field(line, name string) (string, bool) {
+	if f := v.m.opt.Field; f != nil {
+		return f(line, name)
+	}
+	return "", false
+}
+
 func (v moment) Now() time.Time { return time.Now() }
 
 func (v moment) Turn(group string) int {

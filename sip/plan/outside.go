@@ -44,6 +44,10 @@ func (r route) outside(number string) Outside {
 	return Outside{Number: number[min(r.strip, len(number)):], Via: r.via, Route: r.match.String(), Right: r.right, CallbackPrefix: r.callback}
 }
 
+func (p *Plan) isEmergency(number string) bool {
+	return p.emergency[number] || p.emergency[strings.TrimPrefix(number, p.prefix)]
+}
+
 // toEmergency sends a call for help out, whoever makes it: with or without the outside prefix, by whatever route takes it.
 func (p *Plan) toEmergency(d *Decision, number string) bool {
 	bare := number

@@ -134,6 +134,8 @@ type Plan struct {
 	codes     []code
 	prefix    string
 	emergency map[string]bool
+	decisions []planRule
+	zone      *time.Location // of the site
 }
 
 // Object is what a number stands for that is no line's.
@@ -220,6 +222,9 @@ func Compile(d *config.Document) *Plan {
 			}
 		}
 	}
+	if p.zone, _ = time.LoadLocation(d.Site.TimeZone); p.zone == nil {
+		p.zone = time.UTC
+	}
 	p.compileInbound(d)
 	return p
 }
@@ -235,6 +240,11 @@ func (p *Plan) compileInbound(d *config.Document) {
 		hours[s.ID] = h
 		if config.IsNumber(s.Override) {
 			p.numbers[s.Override] = Object{Kind: NightSwitch, Name: s.ID}
+		}
+	}
+	for i := range d.Rules {
+		if r, ok := compileRule(i, &d.Rules[i], hours); ok {
+			p.decisions = append(p.decisions, r)
 		}
 	}
 	for _, r := range d.RoutesIn {

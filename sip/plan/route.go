@@ -61,6 +61,7 @@ type Decision struct {
 	Outside    *Outside
 	Attr       Attributes
 	Diversions []Diversion // newest first
+	Set        []FieldSet  // what rules set, for whoever places the call
 	Steps      []Step
 
 	visited []string // lines that were considered
@@ -116,7 +117,11 @@ func (p *Plan) Route(q Query, s State) Decision {
 			return d
 		}
 	}
-	p.toNumber(&d, from, Normalize(q.Dialled), s)
+	number := Normalize(q.Dialled)
+	if known && !p.isEmergency(number) && p.rules(&d, from, number, s) {
+		return d
+	}
+	p.toNumber(&d, from, number, s)
 	return d
 }
 
@@ -309,6 +314,7 @@ func (p *Plan) Next(d Decision, c Cause, s State) Decision {
 }
 
 func (d Decision) clone() Decision {
+	d.Set = nil // is done once
 	d.Steps, d.Diversions, d.visited = slices.Clone(d.Steps), slices.Clone(d.Diversions), slices.Clone(d.visited)
 	return d
 }

@@ -6,6 +6,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ringfence/config"
 )
 
 // TestFields reads and writes the fields of sip-options.md §4 under both generations of names.
@@ -108,4 +112,11 @@ func TestSwitch(t *testing.T) {
 		again.r.Stop()
 		time.Sleep(2 * time.Minute)
 	})
+}
+
+// TestFieldsOfRules: the document's checks know the same names.
+func TestFieldsOfRules(t *testing.T) {
+	if d := cmp.Diff(config.LineFields, FieldNames()); d != "" {
+		t.Errorf("config.LineFields (-) and FieldNames (+):\n%s", d)
+	}
 }

@@ -19,7 +19,7 @@ var grouped = strings.NewReplacer(
 `
 
 func TestPickup(t *testing.T) {
-	feature.Proves(t, "PKU-1", "PKU-4")
+	feature.Proves(t, "PKU-1", "PKU-4", "DP-15", "DP-16")
 	d := newDaemon(t, grouped)
 	ada, ben, cleo := d.newPhone("SEP001122AA0001", "8851", 1), d.newPhone("SEP001122AA0002", "8841", 2), d.newPhone("SEP001122AA0003", "7965", 3)
 	for _, p := range []*phone.Phone{ada, ben, cleo} {

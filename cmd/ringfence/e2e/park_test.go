@@ -105,7 +105,7 @@ func TestParkMonitor(t *testing.T) {
 		d.quiet()
 	})
 	run("directed, and a full lot", func(t *testing.T) {
-		feature.Proves(t, "PRK-7", "PRK-9", "BLF-11")
+		feature.Proves(t, "PRK-7", "PRK-9", "BLF-11", "DP-20", "DP-21")
 		ca, cb := connect(t, ada, ben, "302")
 		if err := ca.BlindTransfer(ctx, "x-cisco-serviceuri-dpark-382"); err != nil {
 			t.Fatal(err)

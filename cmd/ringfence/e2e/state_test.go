@@ -281,7 +281,7 @@ func TestOffice(t *testing.T) {
 		d.verb("phone", "dnd", "SEP001122AA0002", "off")
 	})
 	t.Run("forward", func(t *testing.T) {
-		feature.Proves(t, "CFS-3", "CFS-4", "CFS-7", "CFS-10")
+		feature.Proves(t, "CFS-3", "CFS-4", "CFS-7", "CFS-10", "DP-25")
 		mark := ada.Mark()
 		if err := ada.SetForward(ctx, 2, "302"); err != nil {
 			t.Fatal(err)
@@ -291,8 +291,8 @@ func TestOffice(t *testing.T) {
 		if !strings.HasPrefix(m.URI(), "sip:311@") {
 			t.Errorf("the update of line 2 goes to %s", m.URI())
 		}
-		if err := ada.SetForward(ctx, 2, "398"); err == nil {
-			t.Error("a forward to a number that does not exist is taken")
+		if err := ada.SetForward(ctx, 2, "398"); err == nil || !strings.Contains(err.Error(), "503") {
+			t.Errorf("a forward to a number that does not exist: %v, want 503", err)
 		}
 		if got := ada.Forward(2); got != "302" {
 			t.Errorf("after a refused target the phone shows %q, want the old 302", got)
