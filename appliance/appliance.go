@@ -153,6 +153,7 @@ type appliance struct {
 	host      *host.Keeper
 	time      *host.Clock
 	space     *host.Space
+	saver     *saver
 	gateway   holder[vpn.Gateway]
 	userRoots []*x509.Certificate
 	noVPN     string // why there is no VPN though it is declared

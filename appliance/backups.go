@@ -54,14 +54,19 @@ func printBackup(w io.Writer, answer json.RawMessage) error {
 }
 
 func (a *appliance) backup(_ context.Context, r admin.Request) (any, error) {
+	return writeBackup(r.Args[0], r.Flags["passphrase-file"], a.backupSource())
+}
+
+// backupSource is what a backup of this appliance is made of.
+func (a *appliance) backupSource() backup.Source {
 	var files []string
 	if path := a.source.Path(); path != "" {
 		files = config.Files(path)
 	} else if text, err := a.source.Revisions().Raw(0); err == nil {
 		files = config.StoredFiles(text)
 	}
-	return writeBackup(r.Args[0], r.Flags["passphrase-file"], backup.Source{
-		Dir: a.StateDir, Appliance: a.doc().Node.Name, Version: a.Version, Created: time.Now(), Document: a.source.Path(), Files: files, Snapshot: a.store.Snapshot})
+	return backup.Source{
+		Dir: a.StateDir, Appliance: a.doc().Node.Name, Version: a.Version, Created: time.Now(), Document: a.source.Path(), Files: files, Snapshot: a.store.Snapshot}
 }
 
 // BackupOffline writes a backup while no daemon runs on the state directory. document is the file that is the authority, or

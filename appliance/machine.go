@@ -18,6 +18,10 @@ import (
 // addMachine adds what looks after the machine: room on its disk, and its clock where that is ours to keep.
 func (a *appliance) addMachine() {
 	a.supervisor.Add(supervise.Service{Name: "disk", Run: a.space.Run})
+	if b := a.doc().Node.Backup; b.Folder != "" || b.URL != "" {
+		a.saver = a.newSaver(b)
+		a.supervisor.Add(supervise.Service{Name: "backup", Run: a.saver.run})
+	}
 	_, err := boot.ReadStatus()
 	if image := err == nil; !image && len(a.doc().Node.Host.NTP) == 0 {
 		return
@@ -79,6 +83,9 @@ func (a *appliance) newSpace() *host.Space {
 func (a *appliance) machineWarnings() []string {
 	out := append(a.host.Warnings(), a.space.Warnings()...)
 	out = append(out, host.LookAt("/sys", a.StateDir).Warnings()...)
+	if a.saver != nil {
+		out = append(out, a.saver.warnings()...)
+	}
 	if a.time != nil {
 		if v := a.time.View(); v.Problem != "" {
 			out = append(out, "the clock: "+v.Problem)

@@ -39,8 +39,31 @@ func PortSpan(s string) (first, last uint16, err error) {
 	return uint16(x), uint16(y), nil
 }
 
+// backups judges backups that are made by themselves.
+func (c *checker) backups() {
+	b := c.d.Node.Backup
+	const path = "node.backup"
+	on := b.Folder != "" || b.URL != ""
+	switch {
+	case on && b.Passphrase.Empty() && !c.ix.faulty(c.f, path+".passphrase"):
+		at := path + ".folder"
+		if b.Folder == "" {
+			at = path + ".url"
+		}
+		c.bad(at, "add passphrase:, and write it down outside this house", "backups hold every key, so they are encrypted, and there is no passphrase")
+	case !on && !b.Passphrase.Empty():
+		c.note(path, "add folder: or url:", "%s: no backup is made, since nothing says where to", path)
+	case on && b.URL == "":
+		c.note(path+".folder", "add url:, or let the folder be a mounted share", "%s is on this machine, which may burn down with it", b.Folder)
+	}
+	if strings.HasPrefix(b.URL, "http://") && !b.Password.Empty() {
+		c.note(path+".url", "https://", "the password for %s is sent in clear", b.URL)
+	}
+}
+
 // host judges what is declared of the machine.
 func (c *checker) host() {
+	c.backups()
 	h := c.d.Node.Host
 	const path = "node.host"
 	seen, by := map[string]string{}, map[string]*Interface{}

@@ -6,6 +6,7 @@ package config
 var typeDocs = map[string]string{
 	"ACME":                "ACME says for whom the ACME endpoint issues (RFC 8555).",
 	"ACMEAccount":         "ACMEAccount is an external account binding.",
+	"Backup":              "Backup makes encrypted backups from time to time, reads each to its end, and keeps some. With a folder or a url they begin with the start.",
 	"CallerID":            "CallerID is how a line presents itself.",
 	"Comeback":            "Comeback is what happens to a parked call that nobody retrieves.",
 	"Conference":          "Conference is how conferences made by key behave.",

@@ -46,7 +46,19 @@ type Node struct {
 	Media   Media      `yaml:"media" doc:"Where RTP is received."`
 	Tunnel  Tunnel     `yaml:"tunnel" doc:"TUN device of the VPN."`
 	Update  Update     `yaml:"update" doc:"Where the appliance image looks for newer releases of itself."`
+	Backup  Backup     `yaml:"backup" doc:"Backups that are made by themselves."`
 	Host    Machine    `yaml:"host" doc:"Network, firewall and time of the machine itself. What is not declared here is left alone. ringfence host apply puts it into force, and it returns by itself unless ringfence host confirm follows."`
+}
+
+// Backup makes encrypted backups from time to time, reads each to its end, and keeps some. With a folder or a url they begin with the start.
+type Backup struct {
+	Folder     string   `yaml:"folder" max:"255" pattern:"^/" want:"an absolute path like /var/backups/ringfence" doc:"Folder that backups are written to, such as a mounted share. None is kept here when empty."`
+	URL        string   `yaml:"url" max:"255" pattern:"^https?://[^@]*/$" want:"a folder that takes PUT, like https://dav.example.net/ringfence/" doc:"WebDAV folder, out of the house, that each backup is sent to by HTTP PUT."`
+	User       string   `yaml:"user" max:"64" doc:"Name for the url; none when empty."`
+	Password   Secret   `yaml:"password" doc:"Password for the url."`
+	Passphrase Secret   `yaml:"passphrase" pattern:"^[ -~]{10,128}$" want:"10 to 128 printable ASCII characters" doc:"Opens the backups. Keep it elsewhere too: without it they are worth nothing."`
+	Every      Duration `yaml:"every" default:"24h" min:"10s" max:"720h" doc:"Time between two backups."`
+	Keep       int      `yaml:"keep" default:"14" min:"1" max:"1000" doc:"How many are kept; the oldest go first."`
 }
 
 // Machine is the machine itself: what an operating system would be asked to configure. It is served wherever the rights exist, in the image and on ordinary Linux.

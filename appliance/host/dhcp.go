@@ -97,7 +97,7 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // lease takes over what a client was given.
-func (k *Keeper) lease(_ context.Context, n leaseNews) {
+func (k *Keeper) lease(ctx context.Context, n leaseNews) {
 	if k.clients[n.link] == nil {
 		return // not asked for any more
 	}
@@ -111,7 +111,7 @@ func (k *Keeper) lease(_ context.Context, n leaseNews) {
 		}
 		k.leases[n.link] = n.got
 	}
-	k.again()
+	k.again(ctx)
 }
 
 // TimeServers are those that DHCP has named.

@@ -134,7 +134,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.expiry.Stop()
 	settle := time.NewTimer(time.Hour)
 	defer settle.Stop()
-	settle.Stop()
+	if k.View().Problem == "" {
+		settle.Stop()
+	} else {
+		settle.Reset(retryTime) // a module that is not loaded yet, a port that the kernel has not found yet
+	}
 	refresh := time.NewTicker(refreshEvery)
 	defer refresh.Stop()
 	for {
@@ -157,7 +161,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 				settle.Reset(settleTime)
 			}
 		case <-settle.C:
-			k.again()
+			if !k.again(ctx) {
+				settle.Reset(retryTime)
+			}
 		case <-k.expiry.C:
 			k.comeBack(ctx, "nobody confirmed it")
 		case <-refresh.C:
@@ -168,6 +174,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 const (
 	settleTime   = 300 * time.Millisecond // several events come together
+	retryTime    = 3 * time.Second
 	refreshEvery = 15 * time.Second
 	orderTime    = 30 * time.Second
 )
@@ -193,9 +200,10 @@ func (k *Keeper) begin(ctx context.Context) {
 	if k.o.Present && !declared.Empty() && (k.j.Confirmed == nil || !reflect.DeepEqual(*k.j.Confirmed, declared)) {
 		if path, why := k.m.lacks(declared); why != "" {
 			k.problem(fmt.Sprintf("node.host.%s: %s", path, why))
-		} else {
-			k.j.Confirmed = &declared
-			k.problem(text(k.j.write(k.o.Dir)))
+		}
+		k.j.Confirmed = &declared
+		if err := k.j.write(k.o.Dir); err != nil {
+			k.log.Error("machine's network", "err", err)
 		}
 	}
 	if k.j.Confirmed == nil {
@@ -257,19 +265,25 @@ func (k *Keeper) filter(s Spec) error {
 	return replace(rules)
 }
 
-// again makes right what has changed by itself, as a port that came back.
-func (k *Keeper) again() {
-	if s := k.active(); !s.Empty() {
-		if _, why := k.m.lacks(s); why != "" {
-			k.problem(why)
-		} else if err := k.m.reconcile(s, k.leases); err != nil {
-			k.log.Error("machine's network", "err", err)
-			k.problem(err.Error())
-		} else {
-			k.problem("")
-		}
+// again makes right what has changed by itself, as a port that came back. It tells whether all is as it shall be.
+func (k *Keeper) again(ctx context.Context) bool {
+	defer k.look()
+	s := k.active()
+	if s.Empty() {
+		return true
 	}
-	k.look()
+	before := k.View().Problem
+	_, why := k.m.lacks(s)
+	if why == "" && before == "" {
+		why = text(k.m.reconcile(s, k.leases))
+	} else if why == "" {
+		why = text(k.enforce(ctx, s, false)) // the rest was not reached the last time
+	}
+	if why != "" && why != before {
+		k.log.Error("machine's network", "err", why)
+	}
+	k.problem(why)
+	return why == ""
 }
 
 // changed notes the carrier of declared links, and tells whether something is to be made right.

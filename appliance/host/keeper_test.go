@@ -254,6 +254,17 @@ func TestPresent(t *testing.T) {
 	}
 }
 
+// TestPortComesLater declares a port that the kernel finds after the start.
+func TestPortComesLater(t *testing.T) {
+	y := newYard(t)
+	k := run(t, t.TempDir(), Spec{Links: []Link{{Name: "port1", IPv6: "off", Addresses: []netip.Prefix{prefix("203.0.113.20/24")}, Zones: []string{"phones"}}}, Firewall: &Firewall{}},
+		func(o *Options) { o.Present = true })
+	eventually(t, "the fault", func() bool { return strings.Contains(k.View().Problem, "port1") })
+	y.cable("port1", "admin1")
+	eventually(t, "the address", func() bool { return slices.Equal(addresses(t, "port1"), []string{"203.0.113.20/24"}) })
+	eventually(t, "no fault", func() bool { return k.View().Problem == "" && len(k.show(t).Firewall) >= 0 && exec.Command("nft", "list", "table", "inet", "ringfence").Run() == nil })
+}
+
 // TestDHCPAndAdvertisements asks Debian's dnsmasq.
 func TestDHCPAndAdvertisements(t *testing.T) {
 	if _, err := exec.LookPath("dnsmasq"); err != nil {
@@ -289,7 +300,7 @@ func TestDHCPAndAdvertisements(t *testing.T) {
 	eventually(t, "an address by advertisement", func() bool {
 		return slices.ContainsFunc(addresses(t, "port0"), func(a string) bool { return strings.HasPrefix(a, "2001:db8:") })
 	})
-	k.again() // what advertisements gave stays
+	_ = k.order(bg, func() { k.again(bg) }) // what advertisements gave stays
 	if a := addresses(t, "port0"); !slices.ContainsFunc(a, func(a string) bool { return strings.HasPrefix(a, "2001:db8:") }) {
 		t.Errorf("addresses %v", a)
 	}

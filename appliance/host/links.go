@@ -203,7 +203,7 @@ func (m *machine) bond(l Link) error {
 		case wanted && p.Attrs().MasterIndex != b.Attrs().Index:
 			err = errors.Join(netlink.LinkSetDown(p), netlink.LinkSetMaster(p, b)) // a port joins while it is down
 			if err == nil {
-				err = netlink.LinkSetUp(p)
+				err = errors.Join(bare(p), netlink.LinkSetUp(p))
 			}
 		case !wanted && p.Attrs().MasterIndex == b.Attrs().Index:
 			err = netlink.LinkSetNoMaster(p)
@@ -213,6 +213,17 @@ func (m *machine) bond(l Link) error {
 		}
 	}
 	return nil
+}
+
+// bare takes the addresses of a port away, which stay when it joins a bond, with routes that would lead past the bond.
+func bare(p netlink.Link) error {
+	have, err := netlink.AddrList(p, netlink.FAMILY_ALL)
+	for _, a := range have {
+		if e := netlink.AddrDel(p, &a); e != nil && !errors.Is(e, unix.EADDRNOTAVAIL) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }
 
 func (m *machine) vlan(l Link) error {

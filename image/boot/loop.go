@@ -31,6 +31,7 @@ func (s *system) loop() {
 	_, _ = rand.Read(id)
 	s.view.set(func(v *Status) { v.Phase, v.Boot = "running", hex.EncodeToString(id) })
 	g := s.newGate()
+	s.publish() // the daemon reads there that this is the image
 	answered, clockKept := time.Now(), time.Now()
 	everAnswered := false
 	for {
