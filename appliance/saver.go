@@ -38,7 +38,7 @@ type saver struct {
 
 // Times of the saver.
 const (
-	saveFirst = 5 * time.Second // after the start
+	saveFirst = 3 * time.Second // after the start
 	saveRetry = 10 * time.Minute
 	saveSend  = 30 * time.Minute
 	saveNames = "20060102-150405"
@@ -47,7 +47,10 @@ const (
 
 func (a *appliance) newSaver(b config.Backup) *saver {
 	return &saver{b: b, name: a.doc().Node.Name, dir: a.StateDir, log: a.log, began: time.Now(),
-		write: func(file, passphrase string) error { _, err := writeBackup(file, passphrase, a.backupSource()); return err },
+		write: func(file, passphrase string) error {
+			_, err := writeBackup(file, passphrase, a.backupSource())
+			return err
+		},
 		check: func(file, passphrase string) error { _, err := CheckBackup(file, passphrase); return err }}
 }
 

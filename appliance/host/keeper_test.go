@@ -262,7 +262,9 @@ func TestPortComesLater(t *testing.T) {
 	eventually(t, "the fault", func() bool { return strings.Contains(k.View().Problem, "port1") })
 	y.cable("port1", "admin1")
 	eventually(t, "the address", func() bool { return slices.Equal(addresses(t, "port1"), []string{"203.0.113.20/24"}) })
-	eventually(t, "no fault", func() bool { return k.View().Problem == "" && len(k.show(t).Firewall) >= 0 && exec.Command("nft", "list", "table", "inet", "ringfence").Run() == nil })
+	eventually(t, "no fault", func() bool {
+		return k.View().Problem == "" && len(k.show(t).Firewall) >= 0 && exec.Command("nft", "list", "table", "inet", "ringfence").Run() == nil
+	})
 }
 
 // TestDHCPAndAdvertisements asks Debian's dnsmasq.
