@@ -8,7 +8,7 @@
 // its own, so that every address of 198.18.0.0/15 (RFC 2544) is local and fixed ports are free. Where Debian has a program of
 // the same task it gets the same load in the same run: figures mean most as ratios.
 //
-// The parts are, in their order: start, trust, phones, watchers, lines, calls, media, tunnel, profile, micro. Each stands in a file of
+// The parts are, in their order: start, trust, phones, watchers, lines, calls, media, tunnel, profile, gateway, micro. Each stands in a file of
 // its name. "serve" is no part but the daemon itself with a door for profiles, used by profile.
 package main
 
@@ -67,6 +67,7 @@ var parts = []part{
 	{"media", true, 3 * time.Minute, (*bench).media},
 	{"tunnel", true, 2 * time.Minute, (*bench).tunnel},
 	{"profile", true, 3 * time.Minute, (*bench).profile},
+	{"gateway", false, 15 * time.Minute, (*bench).gateway},
 	{"micro", false, 5 * time.Minute, (*bench).micro},
 }
 

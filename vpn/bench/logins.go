@@ -56,22 +56,101 @@ func (y *yard) logins(n int) (result, error) {
 }
 
 func login(cert *tls.Certificate) error {
-	c, err := tls.Dial("tcp", "192.0.2.1:443", &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*cert}})
-	if err != nil {
-		return err
+	c, _, err := loggedIn(cert)
+	if err == nil {
+		c.Close()
 	}
-	defer c.Close()
+	return err
+}
+
+// loggedIn is a connection on which the client has logged in, and its cookie.
+func loggedIn(cert *tls.Certificate) (c *tls.Conn, cookie string, err error) {
+	c, err = tls.Dial("tcp", "192.0.2.1:443", &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*cert}})
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nUser-Agent: Open AnyConnect VPN Agent v9\r\nX-Transcend-Version: 1\r\nX-Aggregate-Auth: 1\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%s", len(initPost), initPost)
 	res, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	body, err := io.ReadAll(res.Body)
 	if err == nil && !strings.Contains(string(body), `type="complete"`) {
 		err = fmt.Errorf("log-in answered %s %s", res.Status, body)
 	}
-	return err
+	for _, k := range res.Cookies() {
+		if k.Name == "webvpn" {
+			cookie = k.Value
+		}
+	}
+	return c, cookie, err
+}
+
+// sessions makes sessions with a tunnel over TCP, which say nothing, and counts what each costs in memory: ours n, so that the garbage
+// of their log-ins does not count for much, ocserv's few, since each is a process.
+func (y *yard) sessions(n, few int) (result, error) {
+	if running.ocserv.Load() {
+		n = few
+	}
+	cert, err := tls.LoadX509KeyPair(y.path("client.pem"), y.path("client.pem"))
+	if err != nil {
+		return result{}, err
+	}
+	var conns []net.Conn
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	pid := serverPID()
+	began := time.Now()
+	before := 0
+	const warm = 10 // what the first ones make is for all
+	for i := range n + warm {
+		if i == warm {
+			time.Sleep(time.Second)
+			before = resident(pid)
+		}
+		e := in(y.cl, func() {
+			var c *tls.Conn
+			var cookie string
+			if c, cookie, err = loggedIn(&cert); err != nil {
+				return
+			}
+			conns = append(conns, c)
+			fmt.Fprintf(c, "CONNECT /CSCOSSLC/tunnel HTTP/1.1\r\nHost: x\r\nUser-Agent: Open AnyConnect VPN Agent v9\r\nCookie: webvpn=%s\r\nX-CSTP-Version: 1\r\nX-CSTP-Hostname: bench\r\nX-CSTP-Base-MTU: 1500\r\nX-CSTP-MTU: 1400\r\nX-CSTP-Address-Type: IPv4\r\n\r\n", cookie)
+			var status string
+			if status, err = bufio.NewReader(c).ReadString('\n'); err == nil && !strings.Contains(status, " 200 ") {
+				err = fmt.Errorf("CONNECT answered %s", status)
+			}
+		})
+		if err = errors.Join(e, err); err != nil {
+			return result{}, fmt.Errorf("session %d: %w", i, err)
+		}
+	}
+	time.Sleep(time.Second)
+	each := float64(resident(pid)-before) / float64(n)
+	return result{units: float64(n), unit: "sessions", took: time.Since(began), cost: max(each, 0.1)}, nil
+}
+
+// resident is the memory of a process and all its descendants in KiB, pages that they share divided among them.
+func resident(pid int) (sum int) {
+	for _, p := range family(pid) {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p))
+		for l := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(l, "Pss:"); ok {
+				n, _ := strconv.Atoi(strings.Fields(v)[0])
+				sum += n
+			}
+		}
+	}
+	return sum
 }
 
 // crowd makes many phone sessions at once, lets a hundred of them send 50 packets a second each way, and counts what is lost.
@@ -192,9 +271,13 @@ func udp(src, dst [4]byte, n int) []byte {
 	return b
 }
 
-var running atomic.Int64
+// running is the server of this round.
+var running struct {
+	pid            atomic.Int64
+	anchor, ocserv atomic.Bool
+}
 
-func serverPID() int { return int(running.Load()) }
+func serverPID() int { return int(running.pid.Load()) }
 
 // memory is the private resident memory of a process, in KiB.
 func memory(pid int) int {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -50,7 +51,7 @@ func gateway(cert *tls.Certificate, roots *x509.CertPool) error {
 		Policies:    []vpn.Policy{{ID: "p", Pool: netip.MustParsePrefix(pool), Password: true, Certificate: true, MaxSessions: 1e6, MTU: 1500, DPD: 90 * time.Second, Keepalive: 300 * time.Second}},
 		Services:    []vpn.Rule{{Proto: policy.TCP, First: trafficPort, Last: trafficPort}, {Proto: policy.UDP, First: trafficPort, Last: trafficPort}},
 		Certificate: func() *tls.Certificate { return cert },
-		MaxSessions: 1e6,
+		MaxSessions: 1e6, WireGuard: fmt.Sprintf("0.0.0.0:%d", wireguardPort), WireGuardKey: benchKey(0),
 		VerifyUser: func(c *x509.Certificate, _ []*x509.Certificate) (string, string, error) {
 			_, err := c.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 			return c.Subject.CommonName, "p", err
@@ -62,6 +63,14 @@ func gateway(cert *tls.Certificate, roots *x509.CertPool) error {
 	}
 	if err := g.Start(); err != nil {
 		return err
+	}
+	if err := g.SetWireGuardPeers(context.Background(), []vpn.WireGuardPeer{{Name: "bench", User: user, Policy: "p", Key: benchKey(1).Public()}}); err != nil {
+		return err
+	}
+	for _, p := range g.WireGuardPeers() {
+		if err := os.WriteFile(filepath.Join(os.Args[2], "wireguard-address"), []byte(p.Addr.String()), 0o600); err != nil {
+			return err
+		}
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)

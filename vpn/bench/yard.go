@@ -189,7 +189,10 @@ func (y *yard) round(server string, j job, n sizes) (result, time.Duration, erro
 		return result{}, 0, err
 	}
 	args := []string{"netns", "exec", y.gw, self, "serve", y.dir, y.profile}
-	if server == "ocserv" {
+	switch server {
+	case anchor:
+		args = []string{"netns", "exec", y.gw, self, "wireguard", y.dir, "server"}
+	case ocserv:
 		conf := "ocserv.conf"
 		if j.client == "" {
 			conf = "ocserv-cert.conf"
@@ -197,8 +200,8 @@ func (y *yard) round(server string, j job, n sizes) (result, time.Duration, erro
 		args = []string{"netns", "exec", y.gw, "ocserv", "-f", "-c", y.path(conf)}
 	}
 	srv := exec.Command("ip", args...)
-	var log bytes.Buffer
-	srv.Stdout, srv.Stderr = &log, &log
+	log := &lines{}
+	srv.Stdout, srv.Stderr = log, log
 	if err := srv.Start(); err != nil {
 		return result{}, 0, err
 	}
@@ -206,10 +209,12 @@ func (y *yard) round(server string, j job, n sizes) (result, time.Duration, erro
 		_ = srv.Process.Signal(unix.SIGTERM)
 		_ = srv.Wait()
 	}()
-	if err := y.listening(); err != nil {
-		return result{}, 0, fmt.Errorf("%w: %s", err, log.String())
+	if err := y.listening(server); err != nil {
+		return result{}, 0, fmt.Errorf("%w: %s", err, log.text())
 	}
-	running.Store(int64(srv.Process.Pid))
+	running.pid.Store(int64(srv.Process.Pid))
+	running.anchor.Store(server == anchor)
+	running.ocserv.Store(server == ocserv)
 	if j.client != "" {
 		stop, err := y.connect(j.client)
 		defer stop()
@@ -221,14 +226,17 @@ func (y *yard) round(server string, j job, n sizes) (result, time.Duration, erro
 	before := cpu(srv.Process.Pid)
 	r, err := j.measure(y, n)
 	after := cpu(srv.Process.Pid)
-	if err == nil && after == before {
+	if err == nil && after == before && r.cost == 0 {
 		err = errors.New("no CPU time was counted")
 	}
 	return r, after - before, err
 }
 
-// connect starts openconnect and waits until its tunnel is up.
+// connect starts the client and waits until its tunnel is up.
 func (y *yard) connect(kind string) (stop func(), err error) {
+	if kind == "wireguard" {
+		return y.connectWireGuard()
+	}
 	args := []string{"netns", "exec", y.cl, "openconnect", "--servercert", y.pin, "--user", user, "--passwd-on-stdin", "--non-inter", "--script", y.path("script"), "-i", "tun0", "--queue-len", "64"}
 	want := "TUNNEL-READY"
 	if kind == "dtls" {
@@ -253,10 +261,14 @@ func (y *yard) connect(kind string) (stop func(), err error) {
 	return stop, nil
 }
 
-// listening waits until port 443 answers in the server's namespace.
-func (y *yard) listening() error {
+// listening waits until the server's port is there in its namespace.
+func (y *yard) listening(server string) error {
+	what := []string{"-Hltn", "sport = :443"}
+	if server == anchor {
+		what = []string{"-Hlun", fmt.Sprintf("sport = :%d", wireguardPort)}
+	}
 	for range 100 {
-		out, _ := exec.Command("ip", "netns", "exec", y.gw, "ss", "-Hltn", "sport = :443").Output()
+		out, _ := exec.Command("ip", append([]string{"netns", "exec", y.gw, "ss"}, what...)...).Output()
 		if len(out) > 0 {
 			return nil
 		}
@@ -265,37 +277,46 @@ func (y *yard) listening() error {
 	return errors.New("the server does not listen")
 }
 
-// cpu is the time used by a process and all its descendants.
-func cpu(pid int) time.Duration {
+// family is a process and all its descendants.
+func family(pid int) []int {
 	kids := map[int][]int{}
-	ticks := map[int]int64{}
 	ents, _ := os.ReadDir("/proc")
 	for _, e := range ents {
-		p, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		b, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+2:]))
-		parent, _ := strconv.Atoi(f[1])
-		kids[parent] = append(kids[parent], p)
-		for _, i := range []int{11, 12} {
-			v, _ := strconv.ParseInt(f[i], 10, 64)
-			ticks[p] += v
+		if p, err := strconv.Atoi(e.Name()); err == nil {
+			if f := stat(p); len(f) > 1 {
+				parent, _ := strconv.Atoi(f[1])
+				kids[parent] = append(kids[parent], p)
+			}
 		}
 	}
-	var sum func(int) int64
-	sum = func(p int) int64 {
-		n := ticks[p]
-		for _, k := range kids[p] {
-			n += sum(k)
-		}
-		return n
+	all := []int{pid}
+	for i := 0; i < len(all); i++ {
+		all = append(all, kids[all[i]]...)
 	}
-	return time.Duration(sum(pid)) * 10 * time.Millisecond
+	return all
+}
+
+// stat is /proc/PID/stat behind the name.
+func stat(pid int) []string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(b[bytes.LastIndexByte(b, ')')+2:]))
+}
+
+// cpu is the time used by a process and all its descendants, and by those that have ended.
+func cpu(pid int) time.Duration {
+	var ticks int64
+	for _, p := range family(pid) {
+		if f := stat(p); len(f) > 14 {
+			for _, i := range []int{11, 12, 13, 14} {
+				v, _ := strconv.ParseInt(f[i], 10, 64)
+				ticks += v
+			}
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // in runs f with its thread in a namespace.
