@@ -36,6 +36,7 @@ import (
 	"ringfence/sip/call"
 	"ringfence/sip/feature"
 	"ringfence/sip/feature/mailbox"
+	"ringfence/sip/feature/record"
 	"ringfence/sip/plan"
 
 	"ringfence/vpn"
@@ -147,6 +148,7 @@ type appliance struct {
 	sip       *sip.Server
 	calls     *call.Manager
 	features  *feature.Features
+	tapes     *record.Recordings
 	records   *callrecord.Keeper
 	boxes     *mailbox.Boxes
 	rollouts  *rollouts
@@ -263,7 +265,7 @@ func (a *appliance) setup(ctx context.Context) (err error) {
 		Password:  func(device string) string { p, _ := a.passwords.of(device); return p },
 		LSC:       a.ca.CurrentLSC,
 		VPNHashes: a.trust.VPNHashes,
-		Offers: phonefile.Park | phonefile.Pickup | phonefile.Conference | phonefile.Divert | phonefile.CallBack | phonefile.QualityReport | phonefile.MaliciousCall |
+		Offers: phonefile.Park | phonefile.Pickup | phonefile.Conference | phonefile.Divert | phonefile.CallBack | phonefile.QualityReport | phonefile.MaliciousCall | phonefile.Record |
 			phonefile.HuntLogin | phonefile.MeetMe | phonefile.AbbreviatedDial,
 		Trust:    a.trust.Provision(),
 		AuthMode: a.enrolment.AuthMode,

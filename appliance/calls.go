@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"math"
+	"path/filepath"
 	"time"
 
 	"ringfence/appliance/admin"
@@ -10,6 +11,7 @@ import (
 	"ringfence/media"
 	"ringfence/sip/call"
 	"ringfence/sip/feature"
+	"ringfence/sip/feature/record"
 	"ringfence/sip/plan"
 	"ringfence/sip/state"
 )
@@ -34,7 +36,14 @@ func (a *appliance) setupCalls() error {
 	}
 	o.Began, o.Ended = a.records.Began, a.records.Ended
 	st := a.sip.State()
-	a.features = feature.Install(&o, feature.Options{Doc: a.doc(), Store: a.store, Lamp: st.SetSlot, Free: a.free, MayWatch: a.mayWatch, Privacy: st, Log: a.log})
+	var err error
+	a.tapes, err = record.New(context.Background(), record.Options{
+		Dir: filepath.Join(a.StateDir, "recordings"), Store: a.store, Policy: func() config.Recording { return a.doc().Features.Recording }, Refer: a.records.Refer, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.features = feature.Install(&o, feature.Options{Doc: a.doc(), Store: a.store, Lamp: st.SetSlot, Free: a.free, MayWatch: a.mayWatch, Privacy: st, Recordings: a.tapes, Refer: a.records.Refer, Log: a.log})
 	o.Appear = st.SetAppearance
 	o.Field = st.Field
 	o.SetField = func(ctx context.Context, line, name, value string) error {
@@ -43,11 +52,11 @@ func (a *appliance) setupCalls() error {
 	if err := a.setupMailboxes(&o); err != nil {
 		return err
 	}
-	var err error
 	if a.calls, err = call.New(o); err != nil {
 		return err
 	}
 	a.features.Attach(a.calls)
+	a.calls.Go("recordings", a.tapes.Run)
 	a.after("features", func() error { a.features.Stop(); return nil })
 	st.Watch(a.lineChanged)
 	a.after("calls", func() error { a.calls.Stop(); return nil })

@@ -30,6 +30,7 @@ var typeDocs = map[string]string{
 	"ParkLot":             "ParkLot is a range of park slots.",
 	"Phone":               "Phone is a device.",
 	"Pickup":              "Pickup groups of a line.",
+	"Recording":           "Recording says how calls are recorded.",
 	"Records":             "Records says what is kept of calls.",
 	"Rooms":               "Rooms is a range of conference rooms.",
 	"RouteIn":             "RouteIn takes calls from trunks.",

@@ -375,6 +375,7 @@ type Shared struct {
 type CallerID struct {
 	Name     string `yaml:"name" max:"30" doc:"The user's name when empty."`
 	External Digits `yaml:"external" doc:"Number shown to the outside."`
+	CallBack Digits `yaml:"call_back" number:"true" doc:"Number that phones keep in their call lists for calls of this line and dial from there, as that of a group; the line's own when empty."`
 }
 
 // Pickup groups of a line.
@@ -463,6 +464,7 @@ type Features struct {
 	Conference     Conference `yaml:"conference" doc:"Conferences made by key."`
 	TransferRecall int        `yaml:"transfer_recall_seconds" default:"30" min:"0" max:"600" doc:"How long the one who has transferred a call rings when nobody answers it; 0 is never."`
 	CallbackHours  int        `yaml:"callback_hours" default:"12" min:"1" max:"168" doc:"How long a wish to be called back is kept."`
+	Recording      Recording  `yaml:"recording" doc:"How calls are recorded; which ones, lines say."`
 	QualityURL     string     `yaml:"quality_url" max:"255" pattern:"^https?://" want:"a URL like http://www.example.net/quality-report" doc:"Questionnaire that the QRT key opens on the phone; name=DEVICE is added. None when empty."`
 }
 
@@ -471,6 +473,13 @@ type Conference struct {
 	EveryoneAdmin bool `yaml:"everyone_admin" default:"true" doc:"Every Cisco phone in a conference may list, mute, remove and add; otherwise only the one that made it."`
 	Keep          bool `yaml:"keep" default:"false" doc:"The conference goes on after its last administrator has left; otherwise everybody is released."`
 	MaxGuests     int  `yaml:"max_guests" default:"60" min:"3" max:"500" doc:"Parties of one conference."`
+}
+
+// Recording says how calls are recorded.
+type Recording struct {
+	By             string `yaml:"by" default:"either" enum:"phone,appliance,either" doc:"phone: the phone's built-in bridge sends copies, and a call whose phone does not is not recorded; appliance: what passes through the appliance is recorded; either: the appliance where the phone does not."`
+	KeepDays       int    `yaml:"keep_days" default:"90" min:"0" max:"3650" doc:"Days that recordings are kept; 0 is for ever."`
+	WarningSeconds int    `yaml:"warning_seconds" default:"0" min:"0" max:"600" doc:"A tone tells both parties that they are recorded, at first and then every so many seconds; 0 is none."`
 }
 
 // Records says what is kept of calls.

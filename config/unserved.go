@@ -29,7 +29,6 @@ func (c *checker) unserved() {
 		}
 	}
 	c.unservedRules()
-	c.unservedLines()
 }
 
 // unservedRules notes rules whose destination nobody answers yet.
@@ -52,17 +51,5 @@ func (c *checker) unservedRules() {
 			more = fmt.Sprintf(" (and %d more)", n)
 		}
 		c.note(first[kind], "until then such a call ends as if the rule were not there", "%s%s: destinations of kind %s are not served by this release", first[kind], more, kind)
-	}
-}
-
-func (c *checker) unservedLines() {
-	note := func(path, what string) {
-		c.note(path, "it can stay; it takes effect with a later release", "%s: checked, but this release does not serve %s", path, what)
-	}
-	for i, l := range c.d.Lines {
-		if l.Record == RecordAlways {
-			note(fmt.Sprintf("lines[%d].record", i), "recording")
-			return
-		}
 	}
 }

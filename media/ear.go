@@ -1,6 +1,7 @@
 package media
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"ringfence/media/codec"
@@ -92,6 +93,21 @@ func (s *Session) listen(t tap) (stop func(), err error) {
 	}, nil
 }
 
+// overhear lets a tap hear what the party hears: the other party, music, a room.
+func (s *Session) overhear(t tap) (stop func(), err error) {
+	s.tx.Lock()
+	defer s.tx.Unlock()
+	if s.tx.closed {
+		return nil, ErrClosed
+	}
+	s.tx.taps = append(s.tx.taps[:len(s.tx.taps):len(s.tx.taps)], t)
+	return func() {
+		s.tx.Lock()
+		defer s.tx.Unlock()
+		s.tx.taps = slices.DeleteFunc(slices.Clone(s.tx.taps), func(x tap) bool { return x == t })
+	}, nil
+}
+
 // Monitor is what the parties of a conversation say, as a sound that can be played to others, recorded, or searched for key presses: a
 // fork of the conversation, of which the conversation notices nothing.
 type Monitor struct {
@@ -107,6 +123,21 @@ func Listen(sessions ...*Session) (*Monitor, error) {
 	for _, s := range sessions {
 		e := newEar()
 		stop, err := s.listen(&e)
+		if err != nil {
+			m.Stop()
+			return nil, err
+		}
+		m.ears, m.stops = append(m.ears, &e), append(m.stops, stop)
+	}
+	return m, nil
+}
+
+// listenBoth monitors one party: what it says, and what it hears.
+func listenBoth(s *Session) (*Monitor, error) {
+	m := &Monitor{}
+	for _, f := range []func(tap) (func(), error){s.listen, s.overhear} {
+		e := newEar()
+		stop, err := f(&e)
 		if err != nil {
 			m.Stop()
 			return nil, err

@@ -52,6 +52,7 @@ type Recorder struct {
 	blocks  chan []byte
 	failed  atomic.Bool
 	stopped atomic.Bool
+	paused  atomic.Bool
 
 	// Of the pacer's goroutine.
 	block []byte
@@ -79,13 +80,22 @@ const (
 
 // Record begins to record; right may be nil.
 func (e *Engine) Record(o RecordOptions, left, right *Session) (*Recorder, error) {
-	var id [8]byte
-	_, _ = rand.Read(id[:])
-	r := &Recorder{engine: e, opt: o, part: filepath.Join(o.Dir, hex.EncodeToString(id[:])+partSuffix), blocks: make(chan []byte, recordQueue)}
 	sessions := []*Session{left}
 	if right != nil {
 		sessions = append(sessions, right)
 	}
+	return e.record(o, func() (*Monitor, error) { return Listen(sessions...) })
+}
+
+// RecordParty begins to record one party: left is what it says, right what it hears, whoever or whatever that is.
+func (e *Engine) RecordParty(o RecordOptions, s *Session) (*Recorder, error) {
+	return e.record(o, func() (*Monitor, error) { return listenBoth(s) })
+}
+
+func (e *Engine) record(o RecordOptions, listen func() (*Monitor, error)) (*Recorder, error) {
+	var id [8]byte
+	_, _ = rand.Read(id[:])
+	r := &Recorder{engine: e, opt: o, part: filepath.Join(o.Dir, hex.EncodeToString(id[:])+partSuffix), blocks: make(chan []byte, recordQueue)}
 	create := o.create
 	if create == nil {
 		create = func(name string) (recordFile, error) {
@@ -96,7 +106,7 @@ func (e *Engine) Record(o RecordOptions, left, right *Session) (*Recorder, error
 	if r.file, err = create(r.part); err != nil {
 		return nil, fmt.Errorf("media: record: %w", err)
 	}
-	if r.monitor, err = Listen(sessions...); err == nil {
+	if r.monitor, err = listen(); err == nil {
 		_, err = r.file.Write(wavHeader(2, sampleRate, 0))
 	}
 	if err != nil {
@@ -115,6 +125,9 @@ func (e *Engine) Record(o RecordOptions, left, right *Session) (*Recorder, error
 // Stop ends the recording; Done is called when the file is whole. It may be called again.
 func (r *Recorder) Stop() { r.stopped.Store(true) }
 
+// Pause puts silence into the file instead of what is said, until it is told otherwise.
+func (r *Recorder) Pause(on bool) { r.paused.Store(on) }
+
 func (r *Recorder) unused() bool { return r.stopped.Load() || r.failed.Load() }
 
 // tick takes the next frame of both parties. It never waits for the disk.
@@ -127,7 +140,7 @@ func (r *Recorder) tick(*scratch, int64) bool {
 	r.block = append(r.block, make([]byte, frameOctets)...)
 	for c, e := range r.monitor.ears {
 		e.pull()
-		if !e.sounds {
+		if !e.sounds || r.paused.Load() {
 			continue
 		}
 		for i, s := range e.frame {

@@ -225,3 +225,67 @@ func TestEngineStopEndsRecordings(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// TestRecordParty: one party alone, left what it says and right what it hears, be that the other party or a sound.
+func TestRecordParty(t *testing.T) {
+	e := engine(t)
+	a, _, pa, pb := pair(t, e, []Format{pcmu}, []Format{g722})
+	o, done := recordInto(RecordOptions{Dir: t.TempDir()})
+	r, err := e.RecordParty(o, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	talk(t, pa, pb, 40)
+	r.Pause(true)
+	talk(t, pa, pb, 15)
+	r.Pause(false)
+	if err := a.Play(e.NewPlayer(&Loop{Samples: sine(2000, 6000, 16000, 1600)}, nil)); err != nil {
+		t.Fatal(err)
+	}
+	talk(t, pa, pb, 40)
+	r.Stop()
+	got := ended(t, done)
+	if got.err != nil {
+		t.Fatalf("%+v", got)
+	}
+	data, err := os.ReadFile(got.r.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var side [2][]int16
+	for at := wavHeaderLen; at+4 <= len(data); at += 4 {
+		for c := range side {
+			side[c] = append(side[c], int16(uint16(data[at+2*c])|uint16(data[at+2*c+1])<<8))
+		}
+	}
+	has := func(c int, hz float64) bool {
+		for from := 0; from+1600 <= len(side[c]); from += 400 {
+			if share, _ := loudness(side[c][from:from+1600], hz, 16000); share > 0.9 {
+				return true
+			}
+		}
+		return false
+	}
+	for _, x := range []struct {
+		side int
+		hz   float64
+		want bool
+	}{{0, 400, true}, {0, 1100, false}, {0, 2000, false}, {1, 1100, true}, {1, 2000, true}, {1, 400, false}} {
+		if has(x.side, x.hz) != x.want {
+			t.Errorf("channel %d holds %v Hz: %v", x.side, x.hz, !x.want)
+		}
+	}
+	longest, run := 0, 0
+	for _, s := range side[0] {
+		if run++; s > 200 || s < -200 {
+			run = 0
+		}
+		longest = max(longest, run)
+	}
+	if longest < 1600 {
+		t.Errorf("the pause is %d samples of silence", longest)
+	}
+	if len(a.rx.taps) > 0 || len(a.tx.taps) > 0 {
+		t.Errorf("left behind: %d and %d ears", len(a.rx.taps), len(a.tx.taps))
+	}
+}

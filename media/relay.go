@@ -210,6 +210,13 @@ func (s *Session) forward(w *worker, source *Session, p packet, buf []byte, agai
 // sendLocked encrypts and sends a packet with our header; tx is locked.
 func (s *Session) sendLocked(mem *scratch, out []byte, payload int) bool {
 	tx := &s.tx
+	if len(tx.taps) > 0 {
+		if p, err := parsePacket(out); err == nil {
+			for _, t := range tx.taps {
+				t.take(p, tx.formats[p.pt].kind, out[p.offset:], false, s.engine.now())
+			}
+		}
+	}
 	switch {
 	case tx.srtp != nil:
 		var err error

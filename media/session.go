@@ -117,6 +117,7 @@ type Session struct {
 		formats  [128]formatEntry // by the party's numbers
 		keyed    Key
 		srtp     *srtp.Context
+		taps     []tap // who listens to what the party hears; never changed in place
 		stream   sender
 		voice    voice
 		rate     uint32 // RTP clock of the last packet

@@ -245,3 +245,31 @@ func TestStoreRefuses(t *testing.T) {
 		t.Error("the record is lost")
 	}
 }
+
+// A reference that comes while the call goes on stands in the open record and in the one that remains.
+func TestRefer(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	k := keeper(t, s, 0)
+	k.Began(talk("C1", nine))
+	k.Refer("C1", "recording a")
+	k.Refer("C1", "recording a")
+	if r, _ := k.Get(idOf(talk("C1", nine), "pbx-1")); !r.Open || len(r.Notes) != 1 {
+		t.Errorf("open record %+v", r)
+	}
+	k.Refer("C1", "recording b")
+	k.Ended(talk("C1", nine))
+	if r, _ := k.Get("C1"); r.Open || strings.Join(r.Notes, ",") != "recording a,recording b" {
+		t.Errorf("record %+v", r)
+	}
+	k.Refer("C2", "before it talks")
+	k.Ended(talk("C2", nine.Add(time.Minute)))
+	if r, _ := k.Get("C2"); len(r.Notes) != 1 {
+		t.Errorf("record %+v", r)
+	}
+	for range 2 * maxNotes {
+		k.Refer("C3", time.Now().String())
+	}
+	if len(k.notes["C3"]) > maxNotes {
+		t.Error("references without a bound")
+	}
+}

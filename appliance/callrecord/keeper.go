@@ -57,6 +57,8 @@ type Keeper struct {
 	queue []change
 	ids   map[string]string // short name of a call of this run to its record
 	order []string
+	notes map[string][]string // references by short name
+	talks map[string]Record   // open records by short name
 
 	flushing sync.Mutex // one flush at a time; taken before mu
 }
@@ -77,7 +79,7 @@ func New(ctx context.Context, o Options) (*Keeper, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Log = o.Log.With("component", "callrecord")
-	k := &Keeper{o: o, wake: make(chan struct{}, 1), ids: map[string]string{}}
+	k := &Keeper{o: o, wake: make(chan struct{}, 1), ids: map[string]string{}, notes: map[string][]string{}, talks: map[string]Record{}}
 	k.tasks = task.NewGroup(context.Background(), o.Log)
 	if err := k.close(ctx); err != nil {
 		return nil, err
@@ -140,6 +142,7 @@ func (k *Keeper) add(i call.Info, open bool) {
 		k.ids[i.ID] = id
 		if k.order = append(k.order, i.ID); len(k.order) > maxShort {
 			delete(k.ids, k.order[0])
+			delete(k.notes, k.order[0])
 			k.order = k.order[1:]
 		}
 	}
@@ -149,17 +152,49 @@ func (k *Keeper) add(i call.Info, open bool) {
 		}
 		return short
 	})
+	r.Notes = k.notes[i.ID]
+	delete(k.talks, i.ID)
 	if r.Open = open; open {
 		r.Result = "open"
+		k.talks[i.ID] = r
 	}
+	k.queueLocked(r)
+}
+
+// queueLocked lets the goroutine write a record.
+func (k *Keeper) queueLocked(r Record) {
 	if len(k.queue) >= maxQueue {
-		k.o.Log.Error("call record is lost: the store does not take it", "call", i.ID)
+		k.o.Log.Error("call record is lost: the store does not take it", "call", r.Call)
 		return
 	}
-	k.queue = append(k.queue, change{id, open, r})
+	k.queue = append(k.queue, change{r.ID, r.Open, r})
 	select {
 	case k.wake <- struct{}{}:
 	default:
+	}
+}
+
+// maxNotes bounds the references of a call.
+const maxNotes = 50
+
+// Refer notes in the record of a call of this run, by its short name, that something belongs to it: a recording, a report. The
+// call may go on still. It does not block.
+func (k *Keeper) Refer(short, text string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	list := k.notes[short]
+	if len(list) >= maxNotes || slices.Contains(list, text) {
+		return
+	}
+	if k.ids[short] == "" && len(k.notes) >= 2*maxShort {
+		return // nothing but references to calls that never had a record
+	}
+	list = append(slices.Clip(list), text)
+	k.notes[short] = list
+	if r, ok := k.talks[short]; ok {
+		r.Notes = list
+		k.talks[short] = r
+		k.queueLocked(r)
 	}
 }
 

@@ -336,10 +336,6 @@ func (c *Call) ringing(l *Leg, code int) {
 	}
 	c.m.alert(c, l.Line)
 	c.m.called(l.Line, c.caller.identity())
-	if l.spec.autoAnswer {
-		l.spec.autoAnswer = false
-		c.answerBySelf(l)
-	}
 	if f := c.m.opt.Rang; f != nil && !l.alerted {
 		l.alerted = true
 		f(c, l)

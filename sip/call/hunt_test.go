@@ -7,6 +7,7 @@ import (
 
 	"ringfence/config"
 	"ringfence/sip/call"
+	"ringfence/sip/feature/autoanswer"
 	"ringfence/sip/internal/calltest"
 )
 
@@ -194,7 +195,8 @@ func TestPickupFromGroup(t *testing.T) {
 }
 
 func TestHiddenByCode(t *testing.T) {
-	codes := func(d *config.Document, _ *call.Options) {
+	codes := func(d *config.Document, o *call.Options) {
+		o.Rang = autoanswer.Rang
 		d.Services.Codes = map[string]string{"hide_number": "*67", "show_number": "*82", "last_caller": "*69", "intercom": "*80", "dnd_toggle": "*78", "hunt_toggle": "*45", "forward_on": "*72", "forward_off": "*73"}
 	}
 	scene(t, func(t *testing.T, w *calltest.World) {

@@ -18,10 +18,13 @@ type Identity struct {
 	Name       string // may hold phrase escapes
 	Number     string // "" for a name without a number, as of a conference
 	Restricted bool   // the party withholds it
+	CallBack   string // number that a phone keeps in its lists instead, "" is the one shown ("sip-calls" §24.3)
 }
 
 // identityOf is a line's identity. The plan's name counts, not what a phone writes in From.
-func identityOf(l *plan.Line) Identity { return Identity{Name: l.Name, Number: l.Number} }
+func identityOf(l *plan.Line) Identity {
+	return Identity{Name: l.Name, Number: l.Number, CallBack: l.CallBack}
+}
 
 // identity is the leg's own party as others show it.
 func (l *Leg) identity() Identity {
@@ -74,7 +77,11 @@ func (i Identity) remotePartyID(host netip.Addr, called bool) string {
 	if name != "" {
 		b.WriteString(dialog.Quote(name) + " ")
 	}
-	b.WriteString("<" + uri(user, host) + ">;party=" + party + ";privacy=" + privacy + ";screen=yes")
+	b.WriteString("<" + uri(user, host))
+	if i.CallBack != "" && i.CallBack != i.Number && !i.Restricted && !called {
+		b.WriteString(";x-cisco-callback-number=" + escapeUser(i.CallBack))
+	}
+	b.WriteString(">;party=" + party + ";privacy=" + privacy + ";screen=yes")
 	return b.String()
 }
 
@@ -130,6 +137,9 @@ func (l *Leg) display() string {
 // callInfo is the header that every message with an identity carries ("sip-calls" §1.4): orientation is "to" for a call that
 // the phone placed.
 func (l *Leg) callInfo() *cisco.CallInfo {
+	if l.spec.tap != nil {
+		return l.spec.tap.callInfo()
+	}
 	orientation := "from"
 	if l.Incoming {
 		orientation = "to"

@@ -132,6 +132,7 @@ type inviteSpec struct {
 	diversions []plan.Diversion
 	callInfo   []cisco.Param
 	autoAnswer bool
+	tap        *tapSpec // it is a copy of a conversation; nil if not
 }
 
 // failure is why an outgoing leg came to nothing.
@@ -278,6 +279,12 @@ func (l *Leg) local(codecs []sdp.Codec, ptime int) sdp.Local {
 // protection is what the policy asks of the leg's stream.
 func (l *Leg) protection() sdp.Security {
 	secure := l.current().Secure()
+	if t := l.spec.tap; t != nil {
+		if t.secure {
+			return sdp.Require
+		}
+		return sdp.Accept
+	}
 	switch l.m.opt.SRTP {
 	case RequireSRTP:
 		return sdp.Require

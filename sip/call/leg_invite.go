@@ -8,6 +8,7 @@ import (
 
 	"github.com/emiago/sipgo/sip"
 
+	"ringfence/media"
 	"ringfence/sip/dialog"
 	"ringfence/sip/plan"
 	"ringfence/sip/sdp"
@@ -173,16 +174,16 @@ func (l *Leg) start(spec inviteSpec) error {
 	}
 	f := spec.binding.Flow
 	host := l.host()
-	local := dialog.Party{Name: l.peer.Name, URI: sip.Uri{Scheme: "sip", User: l.peer.Number, Host: host.String()}, Tag: transaction.NewTag()}
+	from := dialog.Party{Name: l.peer.Name, URI: sip.Uri{Scheme: "sip", User: l.peer.Number, Host: host.String()}, Tag: transaction.NewTag()}
 	if l.peer.Restricted {
-		local.Name, local.URI = "Anonymous", sip.Uri{Scheme: "sip", User: "anonymous", Host: "anonymous.invalid"}
+		from.Name, from.URI = "Anonymous", sip.Uri{Scheme: "sip", User: "anonymous", Host: "anonymous.invalid"}
 	}
-	l.d = dialog.Outgoing(transaction.NewCallID(f), local, dialog.Party{URI: spec.binding.Contact}, spec.binding.Contact)
+	l.d = dialog.Outgoing(transaction.NewCallID(f), from, dialog.Party{URI: spec.binding.Contact}, spec.binding.Contact)
 	if l.spec.binding.Supports("x-cisco-srtp-fallback") {
 		l.d.Supported = map[string]bool{"x-cisco-srtp-fallback": true}
 	}
 	l.mu.Lock()
-	l.callID, l.localTag, l.remoteTag = l.d.CallID, local.Tag, ""
+	l.callID, l.localTag, l.remoteTag = l.d.CallID, from.Tag, ""
 	l.mu.Unlock()
 	if !l.m.addDialog(l) {
 		return errors.New("dialog exists")
@@ -197,8 +198,14 @@ func (l *Leg) start(spec inviteSpec) error {
 		req.AppendHeader(sip.NewHeader("Alert-Info", "<http://ringfence.invalid>;info=alert-autoanswer"))
 		req.AppendHeader(sip.NewHeader("Call-Info", "<"+uri(l.Line.Number, host)+">;answer-after=0"))
 	}
-	l.timersOffer(req)
-	transaction.SetBody(req, typeSDP, l.neg.Offer(l.local(spec.codecs, spec.ptime)).Marshal())
+	local := l.local(spec.codecs, spec.ptime)
+	if t := spec.tap; t != nil {
+		req.AppendHeader(sip.NewHeader("Join", t.join))
+		local.Direction, local.Events, local.Label = media.Inactive, false, t.label
+	} else {
+		l.timersOffer(req)
+	}
+	transaction.SetBody(req, typeSDP, l.neg.Offer(local).Marshal())
 	l.shown = l.display()
 	c, err := l.m.opt.Transactions.Request(f, req, l.onInvite(l.d))
 	if err != nil {
@@ -382,7 +389,15 @@ func (l *Leg) picked(res *sip.Response) {
 		l.log.Error("media", "err", err)
 	}
 	l.arm()
+	l.nowUp()
 	l.h.answered(l) // the leg may be another owner's from here on
+}
+
+// nowUp tells whoever wants to know that the leg's phone talks, or thinks so.
+func (l *Leg) nowUp() {
+	if f := l.m.opt.Up; f != nil && l.spec.tap == nil {
+		f(l)
+	}
 }
 
 func (l *Leg) takeAnswer(body []byte) (sdp.Agreed, error) {

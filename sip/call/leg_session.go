@@ -240,6 +240,7 @@ func (l *Leg) confirmed(body []byte) {
 	}
 	if initial && l.state == up {
 		l.arm()
+		l.nowUp()
 	}
 	l.pump()
 }

@@ -115,6 +115,8 @@ type Options struct {
 	IdleKeys map[string]func(k *Key) bool
 	// Rang is told when the phone of an outgoing leg begins to ring. May be nil.
 	Rang func(c *Call, l *Leg)
+	// Up is told when a leg is answered and confirmed, in the goroutine of its owner. May be nil.
+	Up func(l *Leg)
 	// Alerting is told when a line begins to ring for a call. It must not block. May be nil.
 	Alerting func(a Alert)
 	// Busy is told when a caller is about to be refused with 486. May be nil.

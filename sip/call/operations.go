@@ -200,6 +200,9 @@ func (c *Call) Decline(l *Leg) bool {
 	return true
 }
 
+// AnswersItself tells whether a rule has said that the leg's phone is to answer by itself.
+func (l *Leg) AnswersItself() bool { return l.spec.autoAnswer }
+
 // Ringing lists the phones that ring.
 func (c *Call) Ringing() []*Leg { return slices.Clone(c.branches) }
 

@@ -21,6 +21,7 @@ import (
 	"ringfence/sip/feature/pickup"
 	"ringfence/sip/feature/privacy"
 	"ringfence/sip/feature/quality"
+	"ringfence/sip/feature/record"
 	"ringfence/sip/feature/transfer"
 	"ringfence/sip/plan"
 	"ringfence/sip/registrar"
@@ -40,8 +41,12 @@ type Options struct {
 	Free  func(line string) bool         // tells whether a line could be called now
 	// MayWatch tells whether a line may know the state of a number; nil is yes.
 	MayWatch func(line, number string) bool
-	Privacy  privacy.Settings // who hides calls on shared lines; nil: the key is not served
-	Log      *slog.Logger
+	// Recordings keeps calls that are recorded; nil records none.
+	Recordings *record.Recordings
+	// Refer notes in the record of a call that something belongs to it. May be nil.
+	Refer   func(call, text string)
+	Privacy privacy.Settings // who hides calls on shared lines; nil: the key is not served
+	Log     *slog.Logger
 }
 
 // Features is what has state of its own.
@@ -65,7 +70,7 @@ func Install(o *call.Options, fo Options) *Features {
 	log := fo.Log
 	f := &Features{
 		Park: park.New(fo.Doc, fo.Lamp, log), Rooms: conference.New(conference.OptionsOf(fo.Doc), log), notices: pickup.NewNotices(),
-		Malicious: malicious.New(fo.Store, log), Pages: page.New(fo.Doc, log),
+		Malicious: malicious.New(fo.Store, fo.Refer, log), Pages: page.New(fo.Doc, log),
 	}
 	f.doc.Store(fo.Doc)
 	f.Quality = quality.New(fo.Store, func() string { return f.doc.Load().Features.QualityURL }, log)
@@ -106,6 +111,15 @@ func Install(o *call.Options, fo Options) *Features {
 		f.Quality.Down(l, i)
 		f.Malicious.Down(l)
 		f.Rooms.Down(l)
+	}
+	if r := fo.Recordings; r != nil {
+		o.LegKeys["StartRecording"], o.LegKeys["StopRecording"], o.Up = r.Key, r.Key, r.Up
+		rooms, down := o.MayPress, o.Down
+		o.MayPress = func(l *call.Leg, event string) bool { return r.MayPress(l, event) && rooms(l, event) }
+		o.Down = func(l *call.Leg, i call.LegInfo) {
+			r.Down(l)
+			down(l, i)
+		}
 	}
 	o.ReferServices = map[string]func(*call.Call, *call.Leg, *call.Referral, string){"dpark": f.Park.Directed}
 	return f

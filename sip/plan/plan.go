@@ -65,7 +65,8 @@ type Line struct {
 	IDivert    config.Dest   // where the iDivert key sends a call
 	AutoAnswer []string      // numbers whose calls the phone answers by itself
 	Record     config.RecordMode
-	Direct     bool // audio may go to the other phone directly
+	CallBack   string // number that the phones it calls keep in their lists; "" is its own
+	Direct     bool   // audio may go to the other phone directly
 
 	rights map[string]bool
 	rules  [causes]config.Dest
@@ -264,7 +265,7 @@ func (p *Plan) span(add func(config.Digits, ObjectKind, string), span string, ki
 
 func compileLine(d *config.Document, l *config.Line) *Line {
 	c := &Line{
-		Number: string(l.Number), Name: l.CallerID.Name, Device: l.Phone, MaxCalls: l.MaxCalls, BusyAt: l.BusyAt,
+		Number: string(l.Number), Name: l.CallerID.Name, CallBack: string(l.CallerID.CallBack), Device: l.Phone, MaxCalls: l.MaxCalls, BusyAt: l.BusyAt,
 		MemberOf: l.Pickup.MemberOf, MayPick: l.Pickup.MayPick, Other: l.Pickup.Other,
 		Notify: l.Pickup.Notify, NotifyFor: time.Duration(l.Pickup.Seconds) * time.Second, IDivert: l.OnIDivert, Record: l.Record,
 		Direct: l.DirectMedia == "on" || l.DirectMedia != "off" && d.SIP.DirectMedia,

@@ -165,7 +165,7 @@ func (p *phone) line(w *writer, l *config.Line, first bool) {
 	w.num("maxNumCalls", calls)
 	w.num("busyTrigger", min(max(1, l.BusyAt), calls))
 	recording := "disable"
-	if l.Record == config.RecordOnDemand && p.Offers&Record != 0 {
+	if l.Record != config.RecordNever && p.Offers&Record != 0 {
 		recording = "enable"
 	}
 	w.el("recordingOption", recording)

@@ -79,6 +79,9 @@ type Call struct {
 	remoteBody string
 	sipfrag    string // last transfer result
 	lastOK     *message
+
+	of    *Call // of a copy by the built-in bridge: the call
+	label string
 }
 
 func (p *Phone) newCall(l *link, c *Config, line Line) *Call {
@@ -104,7 +107,16 @@ func (p *Phone) Calls() []*Call {
 
 // callOf finds the call of a request within a dialog.
 func (p *Phone) callOf(m *message) *Call {
-	return p.callByDialog(dialogID{m.get("Call-ID"), nameAddrOf(m.get("To")).param("tag"), nameAddrOf(m.get("From")).param("tag")})
+	id := dialogID{m.get("Call-ID"), nameAddrOf(m.get("To")).param("tag"), nameAddrOf(m.get("From")).param("tag")}
+	p.mu.Lock()
+	for _, c := range p.copies {
+		if c.callID == id.callID && c.localTag == id.localTag && c.remoteTag == id.remoteTag {
+			p.mu.Unlock()
+			return c
+		}
+	}
+	p.mu.Unlock()
+	return p.callByDialog(id)
 }
 
 func (p *Phone) callByDialog(id dialogID) *Call {
@@ -219,8 +231,10 @@ func (c *Call) end(reason string) {
 	if i := slices.Index(c.p.calls, c); i >= 0 {
 		c.p.calls = slices.Delete(c.p.calls, i, i+1)
 	}
+	c.p.copies = slices.DeleteFunc(c.p.copies, func(o *Call) bool { return o == c })
 	c.p.fresh = slices.DeleteFunc(c.p.fresh, func(o *Call) bool { return o == c })
 	c.p.mu.Unlock()
+	c.unlink()
 	c.media.close()
 	c.p.event(StepCall, c.text("ended: "+reason), nil)
 }

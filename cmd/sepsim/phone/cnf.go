@@ -77,6 +77,7 @@ type Line struct {
 	Contact                string
 	MaxCalls, BusyTrigger  int
 	AutoAnswer             int
+	Recording              bool // by the built-in bridge
 	Messages               string
 	Shared                 bool // other phones have it too
 }
@@ -339,7 +340,7 @@ func (r *reader) lines(c *Config, m manners) {
 			AuthName: n.limited("authName", 30), AuthPassword: n.limited("authPassword", 30),
 			Contact: n.limited("contact", 64), Messages: n.root.get("messagesNumber"),
 			MaxCalls: n.number("maxNumCalls", 5, 1, 200), BusyTrigger: n.number("busyTrigger", 4, 1, 200),
-			AutoAnswer: n.number("autoAnswer/autoAnswerEnabled", 0, 0, 3), Shared: n.root.get("sharedLine") == "true",
+			AutoAnswer: n.number("autoAnswer/autoAnswerEnabled", 0, 0, 3), Shared: n.root.get("sharedLine") == "true", Recording: n.root.get("recordingOption") == "enable",
 		}
 		if l.BusyTrigger > l.MaxCalls {
 			n.fail("busyTrigger %d above maxNumCalls %d", l.BusyTrigger, l.MaxCalls)

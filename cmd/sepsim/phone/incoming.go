@@ -10,6 +10,10 @@ import (
 
 // serveInvite takes a call.
 func (p *Phone) serveInvite(l *link, m *message) {
+	if m.get("Join") != "" {
+		p.serveJoin(l, m)
+		return
+	}
 	u, _ := sipURIOf(m.uri)
 	p.mu.Lock()
 	conf := p.config

@@ -42,6 +42,10 @@ type media struct {
 	old     *srtp.Context // keys before the last change, for packets that come late
 	oldEnds time.Time
 
+	copy           bool     // of another call: it sends what that passes on
+	near, far      []*media // copies of what this side says and hears
+	passed, offset uint32   // of a copy: timestamps
+
 	tone toneSource
 	wide struct {
 		up  codec.Upsampler
@@ -186,6 +190,11 @@ func (m *media) send(ctx context.Context) {
 		}
 		pkt, to, out, ok := m.nextLocked(samples)
 		sock := m.rtp
+		if ok && int(pkt.PayloadType) == m.pt {
+			for _, c := range m.near {
+				c.pass(m.codec, &pkt)
+			}
+		}
 		m.mu.Unlock()
 		if n%250 == 249 {
 			m.report()
@@ -216,7 +225,7 @@ func (m *media) send(ctx context.Context) {
 // nextLocked makes the packet of this tick. m.mu is held.
 func (m *media) nextLocked(samples []int16) (pkt rtp.Packet, to netip.AddrPort, out *srtp.Context, ok bool) {
 	m.stamp += frameLen
-	if m.codec == "" || !m.sendOK || !m.remote.IsValid() || m.remote.Port() == 0 || m.remote.Addr().IsUnspecified() {
+	if m.copy || m.codec == "" || !m.sendOK || !m.remote.IsValid() || m.remote.Port() == 0 || m.remote.Addr().IsUnspecified() {
 		return pkt, to, nil, false
 	}
 	m.seq++
@@ -318,6 +327,11 @@ func (m *media) receive(context.Context) {
 				m.rec.foreign++
 			}
 			m.rec.packet(&pkt, now, m.codec, m.pt, m.dtmf)
+			if int(pkt.PayloadType) == m.pt {
+				for _, c := range m.far {
+					c.pass(m.codec, &pkt)
+				}
+			}
 		}
 		woken := m.rec.received%25 == 1
 		m.mu.Unlock()

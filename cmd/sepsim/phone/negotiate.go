@@ -42,6 +42,12 @@ func (c *Call) offer(direction string) offered {
 		codecs: c.p.codecsFor(c.conf), dtmf: c.conf.AVTPayload, direction: direction,
 	}
 	c.version++
+	if c.of != nil { // a copy has the codec of its call (calls §15)
+		c.of.media.mu.Lock()
+		name := c.of.media.codec
+		c.of.media.mu.Unlock()
+		o.codecs = slices.DeleteFunc(slices.Clone(o.codecs), func(k audioFormat) bool { return codecName(k.rtpmap) != name })
+	}
 	if o.secure {
 		for i, s := range c.p.man.suites {
 			o.crypto = append(o.crypto, newCrypto(i+1, s))
@@ -112,6 +118,9 @@ func (c *Call) checkAnswer(o offered, body []byte, fallback bool) (agreed, error
 	}
 	if dtmf != 0 && dtmf != o.dtmf {
 		return a, refuse(MediaAnswer, nil, "telephone-event %d, offered as %d", dtmf, o.dtmf)
+	}
+	if err := c.heldTo(m.direction); err != nil {
+		c.p.remark("%v", err)
 	}
 	if want := answerDirection(o.direction, false); m.direction != want && m.direction != "inactive" &&
 		(want == "inactive" || want != "sendrecv" && m.direction == "sendrecv") {

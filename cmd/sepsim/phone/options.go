@@ -74,6 +74,9 @@ type Options struct {
 	// MaxTLS lowers or raises the model's highest TLS version.
 	MaxTLS uint16
 
+	// BridgeStatus is what the phone answers the server that wants a copy of a call, in place of giving one.
+	BridgeStatus int
+
 	// StayDown keeps the phone from connecting again after a lost connection and from obeying restart and reset.
 	StayDown bool
 

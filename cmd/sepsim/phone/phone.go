@@ -43,6 +43,7 @@ type Phone struct {
 	reg      registration
 	display  display
 	calls    []*Call
+	copies   []*Call // by the built-in bridge
 	fresh    []*Call // ringing calls that WaitIncoming has not handed out
 	rules    []dialRule
 	pressed  []*Press // the last ones
@@ -103,8 +104,8 @@ func (p *Phone) Stop() {
 	p.mu.Lock()
 	l, t := p.link, p.tunnel
 	p.link, p.tunnel = nil, nil
-	calls := p.calls
-	p.calls = nil
+	calls := append(p.calls, p.copies...)
+	p.calls, p.copies = nil, nil
 	p.mu.Unlock()
 	for _, c := range calls {
 		p.mu.Lock()

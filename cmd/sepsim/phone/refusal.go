@@ -39,6 +39,7 @@ const (
 	RegisterDenied  Kind = "register-denied"   // registration §4: 4xx to 6xx
 	MediaPlain      Kind = "media-plain"       // calls §30: RTP/AVP in encrypted mode without fallback
 	MediaSecure     Kind = "media-secure"      // calls §30: RTP/SAVP to a phone in non-secure mode
+	Bridge          Kind = "bridge"            // calls §15: a copy of a call is asked for in a way that no page has
 	MediaAnswer     Kind = "media-answer"      // calls §27: answer outside the offer, several codecs, other crypto tag
 	DialogUnknown   Kind = "dialog-unknown"    // RFC 3261 §12.2.2: 481
 	ChallengeAgain  Kind = "challenge-again"   // overview §4: credentials are tried once

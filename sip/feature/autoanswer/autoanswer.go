@@ -1,6 +1,6 @@
-// Package autoanswer lets a phone answer certain calls by itself, on its speaker ("sip-calls" §25): once it rings it is told so,
-// never before, since the request names the tag of its answer. A phone that is in another call, off-hook or in do-not-disturb
-// rings as always.
+// Package autoanswer lets a phone answer certain calls by itself, on its speaker ("sip-calls" §25): those of callers that its line
+// names, and those that the plan calls intercom. Once it rings it is told so, never before, since the request names the tag of its
+// answer. A phone that is in another call, off-hook or in do-not-disturb rings as always.
 package autoanswer
 
 import (
@@ -12,7 +12,7 @@ import (
 
 // Rang is the entry for call.Options.Rang.
 func Rang(c *call.Call, l *call.Leg) {
-	if !l.Cisco || !slices.Contains(l.Line.AutoAnswer, c.From()) {
+	if !l.Cisco || !l.AnswersItself() && !slices.Contains(l.Line.AutoAnswer, c.From()) {
 		return
 	}
 	m := c.Manager()

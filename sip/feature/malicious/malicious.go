@@ -41,15 +41,16 @@ const Prefix = "mcid/"
 // Traces writes the records.
 type Traces struct {
 	store Store
+	refer func(call, text string)
 	log   *slog.Logger
 
 	mu     sync.Mutex
 	traced map[*call.Leg]bool
 }
 
-// New returns the holder of records.
-func New(s Store, log *slog.Logger) *Traces {
-	return &Traces{store: s, log: log.With("component", "malicious call"), traced: map[*call.Leg]bool{}}
+// New returns the holder of records. refer, if not nil, notes in the record of a call that there is one about it.
+func New(s Store, refer func(call, text string), log *slog.Logger) *Traces {
+	return &Traces{store: s, refer: refer, log: log.With("component", "malicious call"), traced: map[*call.Leg]bool{}}
 }
 
 // Down forgets a leg that is over.
@@ -94,6 +95,9 @@ func (t *Traces) Key(c *call.Call, l *call.Leg, k *call.Key) {
 		if err != nil {
 			t.log.Error("record", "line", r.Line, "err", err)
 		} else {
+			if t.refer != nil {
+				t.refer(r.Call, "malicious call, reported by "+r.Line)
+			}
 			t.log.Info("malicious call", "line", r.Line, "phone", r.Device, "party", r.Party, "call", r.Call)
 		}
 		if !l.Do(func() { t.told(l, k, err == nil) }) {
