@@ -17,7 +17,8 @@ var keyed = strings.NewReplacer(
 	`index: 1, ring_seconds: 20, pickup:`, `index: 1, ring_seconds: 20, on_idivert: "extension:304", on_busy: "extension:304", pickup:`,
 	`phone: SEP001122AA0004, index: 1,`, `phone: SEP001122AA0004, index: 1, auto_answer: ["303"],`,
 	`park_lot: default, pickup: {member_of: [1], may_pick: [1]}`, `park_lot: default, pickup: {member_of: [1], may_pick: [1], notify: [from, to, beep], notify_seconds: 1}`,
-).Replace(house) + `features:
+).Replace(house) + `services: {codes: {hide_number: "*67"}}
+features:
   quality_url: http://192.0.2.1/quality-report?lang=en
 `
 
@@ -74,6 +75,19 @@ func TestKeys(t *testing.T) {
 		}
 		over(t, cb)
 		cd := answer(t, dan)
+		diverted := func(reason string) {
+			t.Helper()
+			got := ""
+			for _, m := range dan.Received(0) {
+				if m.Method() == "INVITE" && m.Get("Diversion") != "" {
+					got = m.Get("Diversion")
+				}
+			}
+			if !strings.Contains(got, "<sip:302@") || !strings.Contains(got, ";reason="+reason+";") {
+				t.Errorf("Diversion is %q, want 302, %s", got, reason)
+			}
+		}
+		diverted("user-busy")
 		hear(t, ca, cd)
 		hangup(t, ca, cd)
 		// Connected, and held.
@@ -92,6 +106,7 @@ func TestKeys(t *testing.T) {
 				t.Errorf("ben's call ended by %q, want BYE of the server", cb.Reason())
 			}
 			cd = answer(t, dan)
+			diverted("deflection")
 			hear(t, ca, cd)
 			hangup(t, ca, cd)
 		}
@@ -110,7 +125,10 @@ func TestKeys(t *testing.T) {
 
 	run("malicious call", func(t *testing.T) {
 		feature.Proves(t, "MCD-1", "MCD-4")
-		cb, ca := connect(t, ben, ada, "301")
+		cb, ca := connect(t, ben, ada, "*67301")
+		if r := ca.Remote(); r.Number == "302" || r.Name != "Anonymous" {
+			t.Errorf("ada sees %+v of a caller who withholds it", r)
+		}
 		for range 2 {
 			if err := ada.SoftKey(ctx, "MCID", ca, nil); err != nil {
 				t.Fatal(err)
@@ -120,10 +138,11 @@ func TestKeys(t *testing.T) {
 		eventually(t, 5*time.Second, "the phone beeps", func() bool { return slices.Contains(ada.Tones(), "DtZipZip") })
 		var records []struct {
 			Line, Party string
+			Withheld    bool
 			CallIDs     []string `json:"call_ids"`
 		}
 		d.json(&records, "call", "malicious")
-		if len(records) != 1 || records[0].Line != "301" || records[0].Party != "302" || len(records[0].CallIDs) != 2 || records[0].CallIDs[0] != ca.ID() {
+		if len(records) != 1 || records[0].Line != "301" || records[0].Party != "302" || !records[0].Withheld || len(records[0].CallIDs) != 2 || records[0].CallIDs[0] != ca.ID() {
 			t.Errorf("records %+v, want one of 301 about 302", records)
 		}
 		hangup(t, cb, ca)

@@ -169,6 +169,7 @@ func (c *Call) Answer(ctx context.Context) error {
 	p.mu.Lock()
 	c.invite = nil
 	c.setLocked(Connected)
+	p.listLocked("received", c.remote)
 	p.mu.Unlock()
 	p.event(StepCall, c.text("answered"), nil)
 	return c.l.send(res)
@@ -242,6 +243,7 @@ func (p *Phone) serveCancel(l *link, m *message) {
 	}
 	if !elsewhere && !c.silent {
 		p.missed++
+		p.listLocked("missed", c.remote)
 	}
 	p.mu.Unlock()
 	if inv != nil {

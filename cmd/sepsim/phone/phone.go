@@ -48,6 +48,7 @@ type Phone struct {
 	rules    []dialRule
 	pressed  []*Press // the last ones
 	missed   int
+	entries  []Entry // calls that came
 	stream   pageStream
 	seq      int // running number of Call-IDs
 	hookSeq  int
