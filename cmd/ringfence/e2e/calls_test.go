@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -336,6 +337,10 @@ func TestTransfers(t *testing.T) {
 				}
 			}
 			over(t, ca, consult)
+			// Who ends what: the server the second call, 500 while it rings still and BYE later; the phone the one that carried its REFER.
+			if early && consult.Code() != 500 || !early && !strings.Contains(consult.Reason(), "other side") || ca.Reason() != "transferred" {
+				t.Errorf("the second call ended with %d, %s, the first: %s", consult.Code(), consult.Reason(), ca.Reason())
+			}
 			hear(t, cb, cc)
 			if err := cb.WaitRemote(ctx, "303"); err != nil {
 				t.Errorf("ben sees %+v: %v", cb.Remote(), err)

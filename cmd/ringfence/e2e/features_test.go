@@ -42,6 +42,15 @@ func TestPickup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A younger call rings as well, and goes on ringing: the oldest is taken.
+	younger, err := ada.CallFrom(ctx, 2, "302")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := ben.WaitIncoming(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cc, err := cleo.Call(ctx, "x-cisco-serviceuri-pickup")
 	if err != nil {
 		t.Fatal(err)
@@ -50,6 +59,13 @@ func TestPickup(t *testing.T) {
 		t.Fatal(err)
 	}
 	over(t, cb)
+	if younger.State() != phone.RingOut || second.State() != phone.RingIn {
+		t.Errorf("the younger call is %v, and %v at ben", younger.State(), second.State())
+	}
+	if err := younger.Hangup(ctx); err != nil {
+		t.Fatal(err)
+	}
+	over(t, younger, second)
 	hear(t, ca, cc)
 	if err := cc.WaitRemote(ctx, "301"); err != nil {
 		t.Errorf("cleo sees %+v: %v", cc.Remote(), err)
