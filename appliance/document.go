@@ -45,6 +45,9 @@ func (a *appliance) say(notices []config.Notice) {
 	}
 }
 
+// OfflineComment is that of revisions of ApplyOffline. In the image nobody but init makes one: of what lies at the machine.
+const OfflineComment = "applied while the daemon was not running"
+
 // ApplyOffline stores the next revision of the configuration while no daemon runs on the state directory.
 func ApplyOffline(ctx context.Context, stateDir, author, comment string, data []byte) (config.Revision, string, error) {
 	s, err := store.Open(store.Options{Dir: stateDir, Appliance: "ringfence", Log: slog.New(slog.DiscardHandler)})

@@ -29,7 +29,7 @@ func (a *appliance) startHost(ctx context.Context) error {
 		o.SetName = func(name string) error { return tellInit(context.Background(), "/hostname", name) }
 		if r := a.source.Revisions(); r != nil {
 			_, rev := r.Current()
-			o.Present = strings.HasPrefix(rev.Comment, boot.FromSource)
+			o.Present = rev.Comment == OfflineComment
 		}
 	}
 	var err error

@@ -45,7 +45,7 @@ func (p *program) applyOffline(state string, args []string) int {
 	if u, err := user.Current(); err == nil {
 		author = u.Username
 	}
-	revision, diff, err := appliance.ApplyOffline(context.Background(), state, author, "applied while the daemon was not running", data)
+	revision, diff, err := appliance.ApplyOffline(context.Background(), state, author, appliance.OfflineComment, data)
 	if err != nil {
 		return p.broken(err)
 	}

@@ -28,9 +28,6 @@ type source struct {
 	data []byte
 }
 
-// FromSource begins the comment of revisions that somebody put at the machine, and not an administrator over the network.
-const FromSource = "from "
-
 // maxDocument bounds what is read of a source.
 const maxDocument = 1 << 20
 
@@ -74,7 +71,7 @@ func (s *system) configure() {
 			t.Hashes[src.name] = hash // of less weight than the one just taken
 			continue
 		}
-		if err := s.apply(src.data, FromSource+src.name); err != nil {
+		if err := s.apply(src.data, "from "+src.name); err != nil {
 			s.log.Error("configuration refused", "source", src.name, "err", err)
 			s.note(fmt.Sprintf("the configuration in %s is not used: %v", src.name, err))
 			t.Said = err.Error()
