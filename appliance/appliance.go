@@ -151,6 +151,7 @@ type appliance struct {
 	tapes     *record.Recordings
 	records   *callrecord.Keeper
 	boxes     *mailbox.Boxes
+	sounds    *sounds
 	rollouts  *rollouts
 	host      *host.Keeper
 	time      *host.Clock

@@ -49,6 +49,8 @@ func (a *appliance) setupCalls() error {
 	o.SetField = func(ctx context.Context, line, name, value string) error {
 		return st.SetField(ctx, line, name, value, state.ByPlan)
 	}
+	a.sounds = newSounds(filepath.Join(a.StateDir, "sounds"), a.media, a.log)
+	o.Music = a.sounds.music
 	if err := a.setupMailboxes(&o); err != nil {
 		return err
 	}
@@ -103,6 +105,9 @@ func (a *appliance) callInfos() []admin.CallInfo {
 
 func legInfo(l call.LegInfo) admin.LegInfo {
 	info := admin.LegInfo{Line: l.Line, Device: l.Device, Direction: "out", State: l.State, Codec: l.Codec, Encrypted: l.Secure, Direct: l.Direct, Packets: packets(l.Media)}
+	if l.Secure {
+		info.Suite = l.Media.Suite.String()
+	}
 	if l.Incoming {
 		info.Direction = "in"
 	}

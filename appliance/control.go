@@ -52,6 +52,7 @@ func Verbs() []admin.Verb {
 	verbs = append(verbs, recordVerbs()...)
 	verbs = append(verbs, voicemailVerbs()...)
 	verbs = append(verbs, recordingVerbs()...)
+	verbs = append(verbs, soundVerbs()...)
 	verbs = append(verbs, rolloutVerbs()...)
 	subject := func(v admin.Verb) string { s, _, _ := strings.Cut(v.Name, " "); return s }
 	order := map[string]int{}
@@ -136,6 +137,7 @@ func (a *appliance) handlers() map[string]admin.Handler {
 	maps.Copy(h, a.recordHandlers())
 	maps.Copy(h, a.voicemailHandlers())
 	maps.Copy(h, a.recordingHandlers())
+	maps.Copy(h, a.soundHandlers())
 	maps.Copy(h, a.rolloutHandlers())
 	return h
 }

@@ -49,7 +49,7 @@ func recordVerbs() []admin.Verb {
 	}
 	return []admin.Verb{
 		{Name: "call history", Short: "calls that are over, the newest last", Print: printHistory, Flags: append(choose, admin.Flag{Name: "limit", Usage: "so many at most, 50 unless told"})},
-		{Name: "call show", Args: "CALL", Min: 1, Max: 1, Short: "one call: its legs, why they ended, quality at both ends", Print: printRecord},
+		{Name: "call show", Args: "CALL", Min: 1, Max: 1, Short: "one call, of now or before: its legs, why they ended, quality at both ends", Print: printRecord},
 		{Name: "call export", Short: "records of calls as CSV, a row for each leg, or as JSON, one a line", Print: printText,
 			Flags: append(choose, admin.Flag{Name: "format", Usage: "csv or json"}, admin.Flag{Name: "anonymous", Usage: "numbers and names of others are hidden", Bool: true})},
 		{Name: "call trace", Args: "CALL", Min: 1, Max: 1, Short: "the SIP messages of a recent call as a ladder, secrets removed", Print: printTrace,
@@ -129,6 +129,11 @@ func talked(r callrecord.Record) string {
 }
 
 func (a *appliance) callShow(_ context.Context, r admin.Request) (any, error) {
+	for _, c := range a.callInfos() {
+		if c.ID == r.Args[0] {
+			return c, nil
+		}
+	}
 	rec, ok := a.records.Get(r.Args[0])
 	if !ok {
 		return nil, noRecord(r.Args[0])
@@ -140,7 +145,51 @@ func noRecord(name string) error {
 	return admin.Refuse("there is no record of call %s; ringfence call history lists calls that are over, call list those of this moment", name)
 }
 
+// printLive shows a call of this moment.
+func printLive(w io.Writer, c admin.CallInfo) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tw, "call\t%s\nfrom\t%s\ndialled\t%s\nstate\t%s\nstarted\t%s\n", c.ID, strings.TrimSpace(c.From+" "+c.FromName), strings.TrimSpace(c.To+" "+c.ToName),
+		c.State, c.Started.Local().Format("2006-01-02 15:04:05.000"))
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, l := range c.Legs {
+		security := "clear"
+		if l.Encrypted {
+			security = strings.TrimSpace("SRTP " + l.Suite)
+		}
+		if l.Direct {
+			security += ", direct"
+		}
+		fmt.Fprintf(w, "\nleg %s, %s, %s, %s %s\n", strings.TrimSpace(l.Line+" "+l.Device), l.Direction, l.State, l.Codec, security)
+		tw := tabwriter.NewWriter(w, 2, 0, 2, ' ', 0)
+		direction := func(name string, packets uint64, q *admin.Quality) {
+			text := "quality not known yet"
+			if q != nil {
+				text = fmt.Sprintf("MOS %.2f, worst %.2f, loss %.2f %%, jitter %.1f ms, delay %.0f ms", q.MOS, q.Worst, q.Loss, q.Jitter, q.Delay)
+			}
+			fmt.Fprintf(tw, "  %s\t%d packets\t%s\n", name, packets, text)
+		}
+		direction("from the phone", l.Packets.In, l.Packets.From)
+		direction("to the phone", l.Packets.Out, l.Packets.To)
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func printRecord(w io.Writer, answer json.RawMessage) error {
+	var live struct {
+		State string `json:"state"`
+	}
+	if json.Unmarshal(answer, &live) == nil && live.State != "" {
+		var c admin.CallInfo
+		if err := json.Unmarshal(answer, &c); err != nil {
+			return err
+		}
+		return printLive(w, c)
+	}
 	var r callrecord.Record
 	if err := json.Unmarshal(answer, &r); err != nil {
 		return err

@@ -363,6 +363,7 @@ type Line struct {
 	Record        RecordMode `yaml:"record" default:"on_demand" doc:"never, on_demand (by key) or always."`
 	DirectMedia   string     `yaml:"direct_media" default:"default" enum:"default,on,off" doc:"Whether audio may go to the other phone directly: default (as sip.direct_media says), on, off. Both lines of a call must agree."`
 	Voicemail     Digits     `yaml:"voicemail" doc:"Number of the messages key; services.voicemail when empty."`
+	Music         string     `yaml:"music" default:"default" pattern:"^[a-z0-9][a-z0-9-]*$" want:"a name in lower case" max:"32" doc:"What those hear whom this line puts on hold: the name of a sound (ringfence sound add). The built-in melody where there is no such sound."`
 }
 
 // Shared is a further phone that shows a line.
@@ -400,6 +401,7 @@ type Group struct {
 	OnNoAnswer    Dest     `yaml:"on_no_answer" default:"hangup" doc:"Where a call goes that no member answers."`
 	OnBusy        Dest     `yaml:"on_busy" doc:"Where a call goes when every member that is logged in is busy; on_no_answer when empty."`
 	OnEmpty       Dest     `yaml:"on_empty" default:"congestion" doc:"Where a call goes when no member is logged in."`
+	Music         string   `yaml:"music" pattern:"^[a-z0-9][a-z0-9-]*$" want:"a name in lower case" max:"32" doc:"What callers of the group hear when a member puts them on hold, a sound; that of the member's line when empty."`
 }
 
 // ParkLot is a range of park slots.
@@ -409,7 +411,7 @@ type ParkLot struct {
 	Seconds  int      `yaml:"seconds" default:"60" min:"5" max:"3600" doc:"How long a call stays parked."`
 	Reminder int      `yaml:"reminder_seconds" default:"50" min:"0" max:"3600" doc:"When the parker is reminded; 0 is never, and the default where seconds is shorter."`
 	Comeback Comeback `yaml:"comeback" doc:"What happens to a call that nobody retrieves."`
-	Music    string   `yaml:"music" default:"default" doc:"Music class heard by the parked party."`
+	Music    string   `yaml:"music" default:"default" pattern:"^[a-z0-9][a-z0-9-]*$" want:"a name in lower case" max:"32" doc:"What the parked party hears: the name of a sound (ringfence sound add). The built-in melody where there is no such sound."`
 	Order    string   `yaml:"order" default:"first" enum:"first,rotating,random" doc:"Which free slot is taken: first, rotating or random."`
 }
 
@@ -433,6 +435,7 @@ type PageGroup struct {
 	Text        string     `yaml:"text" default:"From {caller.number}" max:"100" doc:"Shown on the phones; {caller.number}, {caller.name}, {line.number} and {group.name} are filled in."`
 	Beep        bool       `yaml:"beep" default:"true" doc:"Beep before the page."`
 	IncludeBusy bool       `yaml:"include_busy" default:"false" doc:"Page phones that are in a call too."`
+	MarkBusy    bool       `yaml:"mark_busy" default:"false" doc:"Show the lines of paged phones as busy on lamps while the page lasts."`
 }
 
 // Intercom is a number that reaches intercom lines.

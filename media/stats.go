@@ -48,6 +48,7 @@ type Stats struct {
 	Remote RemoteReport
 	Silent time.Duration // since the last packet of the party, or since the session began
 	Secure bool          // both directions are encrypted
+	Suite  Suite         // of what the party sends
 	// Quality is that of the last interval, or of the whole session once it is closed.
 	Quality QualityStats
 }
@@ -68,6 +69,7 @@ func (s *Session) Stats() Stats {
 	}
 	st.Silent = time.Duration(now - s.rx.lastAt)
 	st.Secure = s.rx.srtp != nil
+	st.Suite = s.rx.keyed.Suite()
 	s.rx.Unlock()
 	s.tx.Lock()
 	st.Tx = s.tx.count

@@ -1,14 +1,8 @@
 package media
 
 import (
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"io"
 	"math"
 	"time"
-
-	"ringfence/media/codec"
 )
 
 // Tone is a call-progress tone: the sum of some frequencies, on and off in turn.
@@ -194,77 +188,4 @@ func (m *melody) Read(pcm []int16) int {
 		m.at++
 	}
 	return len(pcm)
-}
-
-// ErrWAV is wrapped by every error of ReadWAV.
-var ErrWAV = errors.New("not a usable WAV file")
-
-const maxWAV = 64 << 20
-
-// ReadWAV reads a recording: 16 bit PCM, mono or stereo, 8 or 16 kHz (or a multiple of 16 kHz). Anything else, compressed files
-// above all, is refused with what it is.
-//
-//	"RIFF" size "WAVE"  { id size data }...   fmt: 1 channels rate bytes/s align bits   data: samples, little endian
-func ReadWAV(r io.Reader) ([]int16, error) {
-	var head [12]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil || string(head[:4]) != "RIFF" || string(head[8:]) != "WAVE" {
-		return nil, fmt.Errorf("%w: no RIFF header", ErrWAV)
-	}
-	channels, rate := 0, 0
-	for {
-		var chunk [8]byte
-		if _, err := io.ReadFull(r, chunk[:]); err != nil {
-			return nil, fmt.Errorf("%w: no samples", ErrWAV)
-		}
-		size := int64(binary.LittleEndian.Uint32(chunk[4:]))
-		if size > maxWAV {
-			return nil, fmt.Errorf("%w: %d octets", ErrWAV, size)
-		}
-		switch string(chunk[:4]) {
-		case "fmt ":
-			b := make([]byte, size)
-			if _, err := io.ReadFull(r, b); err != nil || size < 16 {
-				return nil, fmt.Errorf("%w: short format", ErrWAV)
-			}
-			kind, bits := binary.LittleEndian.Uint16(b), binary.LittleEndian.Uint16(b[14:])
-			channels, rate = int(binary.LittleEndian.Uint16(b[2:])), int(binary.LittleEndian.Uint32(b[4:]))
-			if kind != 1 && kind != 0xfffe || bits != 16 || channels < 1 || channels > 2 {
-				return nil, fmt.Errorf("%w: format %d with %d bits and %d channels; 16 bit PCM is needed", ErrWAV, kind, bits, channels)
-			}
-			if rate != 8000 && (rate == 0 || rate%sampleRate != 0 || rate > 192000) {
-				return nil, fmt.Errorf("%w: %d Hz; 8000 or 16000 is needed", ErrWAV, rate)
-			}
-		case "data":
-			if channels == 0 {
-				return nil, fmt.Errorf("%w: samples before their format", ErrWAV)
-			}
-			b, err := io.ReadAll(io.LimitReader(r, size))
-			if err != nil {
-				return nil, fmt.Errorf("%w: %w", ErrWAV, err)
-			}
-			return convert(b, channels, rate), nil
-		default:
-			if _, err := io.CopyN(io.Discard, r, size+size%2); err != nil {
-				return nil, fmt.Errorf("%w: no samples", ErrWAV)
-			}
-		}
-	}
-}
-
-// convert mixes to mono at 16 kHz.
-func convert(b []byte, channels, rate int) []int16 {
-	step := max(1, rate/sampleRate)
-	var out []int16
-	for i := 0; i+2*channels*step <= len(b); i += 2 * channels * step {
-		sum := 0
-		for j := range channels * step { // averaging is a plain low-pass, good enough for the rare multiple
-			sum += int(int16(binary.LittleEndian.Uint16(b[i+2*j:])))
-		}
-		out = append(out, int16(sum/(channels*step)))
-	}
-	if rate == 8000 {
-		var u codec.Upsampler
-		out = u.Append(nil, out)
-	}
-	return out
 }

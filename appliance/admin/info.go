@@ -223,6 +223,7 @@ type LegInfo struct {
 	State     string `json:"state"`
 	Codec     string `json:"codec,omitempty"`
 	Encrypted bool   `json:"encrypted"`
+	Suite     string `json:"suite,omitempty"`
 	Direct    bool   `json:"direct,omitempty"` // audio goes, or went, to the other phone without the appliance
 	Packets   Flow   `json:"packets"`
 }

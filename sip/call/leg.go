@@ -113,6 +113,7 @@ type Leg struct {
 	leaveBy timer
 
 	hears      sound
+	tune       string // of the music that it hears
 	isHeld     bool
 	holdReason string
 	rxStat     cisco.Stats // what the phone says it received, from BYE or the answer to it

@@ -88,10 +88,12 @@ type Options struct {
 	ProbeAfter     time.Duration // silence of a leg before it is asked; 20 s
 	LeaveWithin    time.Duration // time for a phone to hang up what it has transferred; 4 s
 	MaxCalls       int           // at once, in all; 5000
-	Music          []int16       // for parties on hold, at 16 kHz; a built-in melody
 	Country        string        // code of the country whose tones are played
 	Codecs         []sdp.Codec   // that may be used, preferred first; every codec that can be relayed
 
+	// Music is what parties on hold hear, by its name, "default" where none is given; nil, or a nil player: a built-in melody. It must not
+	// block for long.
+	Music func(name string) *media.Player
 	// DirectPath tells whether two addresses reach each other without us, for calls whose lines may have direct audio. It must not
 	// block. Nil: all do.
 	DirectPath func(a, b netip.Addr) bool
@@ -201,11 +203,7 @@ func New(o Options) (*Manager, error) {
 		opt: o, log: o.Log.With("component", "call"), dialogs: map[dialogKey]*Leg{}, lines: map[string]int{}, places: map[place]int{}, owners: map[*owner]*Info{},
 		alerts: map[*Call][]Alert{}, past: past{turns: map[string]int{}, last: map[string]time.Time{}, callers: map[string]string{}},
 	}
-	song := media.Melody()
-	if len(o.Music) > 0 {
-		song = &media.Loop{Samples: o.Music}
-	}
-	m.sounds = sounds{music: o.Media.NewPlayer(song, nil), ring: media.ToneOf(o.Country, media.RingBack)}
+	m.sounds = sounds{melody: o.Media.NewPlayer(media.Melody(), nil), ring: media.ToneOf(o.Country, media.RingBack)}
 	m.tasks = task.NewGroup(context.Background(), m.log)
 	return m, nil
 }

@@ -45,9 +45,16 @@ func (c *Call) Split(l *Leg, state string) (*Solo, error) {
 	c.release(keep)
 	keep.media.Part()
 	s.adopt(keep)
-	keep.hear(music)
+	keep.hold("")
 	c.m.tasks.Go(state, s.run, s.cleanup)
 	return s, nil
+}
+
+// Music lets the party wait with a music of a name.
+func (s *Solo) Music(name string) {
+	if s.leg != nil {
+		s.leg.hold(name)
+	}
 }
 
 // Party is who waits; nil once it has left.

@@ -17,6 +17,7 @@ type HuntGroup struct {
 	Strategy      Strategy
 	LoginRequired bool
 	ShowPilot     bool
+	Music         string        // what callers hear when a member puts them on hold; "": as the member's line has it
 	Ring          time.Duration // in all
 	Each          time.Duration // one member, where they ring in turn
 
@@ -43,7 +44,7 @@ func (g *HuntGroup) InTurn() bool { return g.Strategy != RingAll }
 
 func compileGroup(d *config.Document, g *config.Group) *HuntGroup {
 	c := &HuntGroup{
-		Number: string(g.Number), Name: g.Name, Strategy: Strategy(g.Strategy), LoginRequired: g.LoginRequired, ShowPilot: g.ShowPilot,
+		Number: string(g.Number), Name: g.Name, Strategy: Strategy(g.Strategy), LoginRequired: g.LoginRequired, ShowPilot: g.ShowPilot, Music: g.Music,
 		Ring: time.Duration(g.RingSeconds) * time.Second, Each: time.Duration(g.MemberSeconds) * time.Second,
 		busy: g.OnBusy, noReply: g.OnNoAnswer, empty: g.OnEmpty,
 	}

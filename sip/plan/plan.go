@@ -54,6 +54,7 @@ type Line struct {
 	BusyAt    int
 	Ring      time.Duration
 	Voicemail string
+	Music     string // what those hear whom it puts on hold
 
 	SpeedDials map[string]string // of the user, by index
 
@@ -269,7 +270,7 @@ func compileLine(d *config.Document, l *config.Line) *Line {
 		MemberOf: l.Pickup.MemberOf, MayPick: l.Pickup.MayPick, Other: l.Pickup.Other,
 		Notify: l.Pickup.Notify, NotifyFor: time.Duration(l.Pickup.Seconds) * time.Second, IDivert: l.OnIDivert, Record: l.Record,
 		Direct: l.DirectMedia == "on" || l.DirectMedia != "off" && d.SIP.DirectMedia,
-		Ring:   time.Duration(l.RingSeconds) * time.Second, Voicemail: string(l.Voicemail), rights: map[string]bool{},
+		Ring:   time.Duration(l.RingSeconds) * time.Second, Voicemail: string(l.Voicemail), Music: l.Music, rights: map[string]bool{},
 		rules: [causes]config.Dest{Busy: l.OnBusy, NoAnswer: l.OnNoAnswer, Unreachable: l.OnUnreachable},
 	}
 	if c.Device != "" {

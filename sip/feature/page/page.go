@@ -7,13 +7,16 @@
 // Each phone is told in one REFER what to show, to beep, and where to listen. The sound is encoded once. A group in mode multicast is
 // one stream; its phones behind the VPN, which carries no multicast, get the same stream by unicast.
 //
-// It leaves out: G.729, priorities between pages, pages from files. Anyone on the way can hear a page; phones take no encryption here.
+// A phone plays one stream at a time, and is told to stop without saying which; so one that another page has is left out.
+//
+// Play pages a sound, as from a file, without a caller. It leaves out: G.729, priorities between pages. Anyone on the way can hear a page; phones take no encryption here.
 package page
 
 import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +27,7 @@ import (
 	"ringfence/sip/cisco"
 	"ringfence/sip/plan"
 	"ringfence/sip/registrar"
+	"ringfence/sip/state"
 )
 
 const (
@@ -38,8 +42,10 @@ type Pages struct {
 
 	mu     sync.Mutex
 	groups map[string]config.PageGroup
-	remote []netip.Prefix // of the VPN
-	busy   map[string]bool
+	remote []netip.Prefix   // of the VPN
+	busy   map[string]*page // groups that page; nil until it has begun
+	paged  map[string]bool  // phones that play a page
+	turns  uint64
 }
 
 // New makes the groups of a document.
@@ -47,7 +53,7 @@ func New(d *config.Document, log *slog.Logger) *Pages {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	p := &Pages{log: log.With("component", "page"), busy: map[string]bool{}}
+	p := &Pages{log: log.With("component", "page"), busy: map[string]*page{}, paged: map[string]bool{}}
 	p.Reload(d)
 	return p
 }
@@ -71,10 +77,13 @@ func (p *Pages) Reload(d *config.Document) {
 func (p *Pages) take(number string) (g config.PageGroup, ok, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if g, known = p.groups[number]; !known || p.busy[number] {
-		return g, false, known
+	if g, known = p.groups[number]; !known {
+		return g, false, false
 	}
-	p.busy[number] = true
+	if _, taken := p.busy[number]; taken {
+		return g, false, true
+	}
+	p.busy[number] = nil
 	return g, true, true
 }
 
@@ -91,16 +100,22 @@ func (p *Pages) behind(a netip.Addr) bool {
 	return slices.ContainsFunc(p.remote, func(x netip.Prefix) bool { return x.Contains(a) })
 }
 
-// page is one under way. It is touched only in the goroutine of the caller's owner, once that is there.
+// page is one under way. What comes before the sound happens in one goroutine at a time: that of the caller's owner, once that is there.
 type page struct {
 	pages   *Pages
 	m       *call.Manager
 	group   config.PageGroup
-	members []*member
-	party   *call.Solo
+	key     string // in Pages.busy
+	leg     string // as what it is shown at the lines of its phones
+	all     []*member
+	members []*member // that have taken it
 	monitor *media.Monitor
-	stream  *media.Stream
-	over    bool
+
+	mu     sync.Mutex
+	party  *call.Solo // nil for a sound
+	stream *media.Stream
+	after  func() // once it is over; may be nil
+	over   bool
 }
 
 // member is a phone that is paged.
@@ -122,10 +137,14 @@ func (p *Pages) Dialled(c *call.Call, o plan.Object) {
 		return
 	}
 	caller := c.Caller()
-	x := &page{pages: p, m: c.Manager(), group: g}
-	x.members = p.members(c, g)
-	if caller == nil || len(x.members) == 0 {
+	if caller == nil {
 		p.free(o.Number)
+		c.Refuse(486)
+		return
+	}
+	x := p.page(c.Manager(), c.Plan(), g, o.Number, caller.Device)
+	if len(x.members) == 0 {
+		x.end()
 		c.Refuse(486)
 		return
 	}
@@ -133,17 +152,31 @@ func (p *Pages) Dialled(c *call.Call, o plan.Object) {
 	x.start(text(g, caller), func() { x.begin(c) })
 }
 
-// members are the phones of a group that can be paged now, each once.
-func (p *Pages) members(c *call.Call, g config.PageGroup) (list []*member) {
-	m := c.Manager()
-	caller := c.Caller()
-	seen := map[string]bool{}
+// page is a new one to the phones of a group that can be paged now. Its key is taken.
+func (p *Pages) page(m *call.Manager, pl *plan.Plan, g config.PageGroup, key, except string) *page {
+	x := &page{pages: p, m: m, group: g, key: key}
+	x.members = p.members(m, pl, g, except)
+	x.all = x.members
+	p.mu.Lock()
+	p.turns++
+	x.leg = "page-" + strconv.FormatUint(p.turns, 10)
+	p.busy[key] = x
+	p.mu.Unlock()
+	if g.MarkBusy {
+		for _, b := range x.all {
+			m.State().SetLeg(b.binding.Line, x.leg, state.Active)
+		}
+	}
+	return x
+}
+
+// members are the phones of a group that can be paged now, each once; they are taken.
+func (p *Pages) members(m *call.Manager, pl *plan.Plan, g config.PageGroup, except string) (list []*member) {
 	for _, number := range g.Members {
 		for _, b := range m.Reachable(string(number)) {
-			if !b.Cisco || seen[b.Device] || caller != nil && caller.Device == b.Device || !g.IncludeBusy && m.Engaged(c.Plan(), b.Device) {
+			if !b.Cisco || except != "" && except == b.Device || !g.IncludeBusy && m.Engaged(pl, b.Device) || !p.takePhone(b.Device) {
 				continue
 			}
-			seen[b.Device] = true
 			x := &member{binding: b, listen: b.Flow.Local().Addr().Unmap()}
 			x.target = netip.AddrPortFrom(b.Flow.Remote().Addr().Unmap(), uint16(g.Port))
 			if g.Mode == "multicast" && !p.behind(x.target.Addr()) {
@@ -153,6 +186,17 @@ func (p *Pages) members(c *call.Call, g config.PageGroup) (list []*member) {
 		}
 	}
 	return list
+}
+
+// takePhone tells whether no page has the phone; it has one then.
+func (p *Pages) takePhone(device string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.paged[device] {
+		return false
+	}
+	p.paged[device] = true
+	return true
 }
 
 // text is what the phones show.
@@ -250,24 +294,19 @@ func (x *page) begin(c *call.Call) {
 			x.end()
 			return
 		}
+		x.mu.Lock()
 		x.party = party
+		x.mu.Unlock()
 		party.Left = x.end
 		party.After(settleFor, x.sound)
 	}, x.end)
 }
 
-// sound begins the stream.
+// sound begins the stream of what the caller says.
 func (x *page) sound() {
 	var err error
 	if x.monitor, err = x.party.Monitor(); err == nil {
-		var targets []netip.AddrPort
-		for _, m := range x.members {
-			if !slices.Contains(targets, m.target) {
-				targets = append(targets, m.target)
-			}
-		}
-		codec := map[string]string{"G.711": "PCMU", "G.722": "G722"}[codecOf(x.group)]
-		x.stream, err = x.m.Streams().NewStream(x.monitor, media.StreamOptions{Codec: codec, Targets: targets, From: x.members[0].binding.Flow.Local().Addr().Unmap()})
+		err = x.send(x.monitor, nil)
 	}
 	if err != nil {
 		x.pages.log.Error("page", "err", err)
@@ -275,13 +314,39 @@ func (x *page) sound() {
 		x.party.HangUp()
 		return
 	}
-	x.stream.Start()
 	x.party.After(giveUpAfter, x.watch)
+}
+
+// send begins the stream to all members; done is called at the end of the sound, and may be nil.
+func (x *page) send(source media.Source, done func()) error {
+	var targets []netip.AddrPort
+	for _, m := range x.members {
+		if !slices.Contains(targets, m.target) {
+			targets = append(targets, m.target)
+		}
+	}
+	codec := map[string]string{"G.711": "PCMU", "G.722": "G722"}[codecOf(x.group)]
+	s, err := x.m.Streams().NewStream(source, media.StreamOptions{Codec: codec, Targets: targets, From: x.members[0].binding.Flow.Local().Addr().Unmap(), Done: done})
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	over := x.over
+	if !over {
+		x.stream = s
+	}
+	x.mu.Unlock()
+	if over {
+		s.Stop()
+		return nil
+	}
+	s.Start()
+	return nil
 }
 
 // watch ends a page whose caller's phone is silent.
 func (x *page) watch() {
-	if x.over {
+	if x.ended() {
 		return
 	}
 	if quiet := x.party.Quiet(); quiet < giveUpAfter {
@@ -293,14 +358,23 @@ func (x *page) watch() {
 	x.party.HangUp()
 }
 
+func (x *page) ended() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.over
+}
+
 // end stops everything that was started. The phones are told whether or not anything was heard.
 func (x *page) end() {
-	if x.over {
+	x.mu.Lock()
+	over, stream := x.over, x.stream
+	x.over = true
+	x.mu.Unlock()
+	if over {
 		return
 	}
-	x.over = true
-	if x.stream != nil {
-		x.stream.Stop()
+	if stream != nil {
+		stream.Stop()
 	}
 	if x.monitor != nil {
 		x.monitor.Stop()
@@ -308,5 +382,18 @@ func (x *page) end() {
 	for _, m := range x.members {
 		x.tellStop(m)
 	}
-	x.pages.free(string(x.group.Number))
+	for _, m := range x.all {
+		if x.group.MarkBusy {
+			x.m.State().SetLeg(m.binding.Line, x.leg, state.Idle)
+		}
+	}
+	x.pages.mu.Lock()
+	for _, m := range x.all {
+		delete(x.pages.paged, m.binding.Device)
+	}
+	x.pages.mu.Unlock()
+	x.pages.free(x.key)
+	if x.after != nil {
+		x.after()
+	}
 }

@@ -215,6 +215,7 @@ func (p *Lots) park(c *call.Call, l *call.Leg, s *slot, k *call.Key, monitor boo
 		p.free(s)
 		return err
 	}
+	_ = party.Do(func() { party.Music(s.lot.Music) })
 	p.mu.Lock()
 	s.parker, s.party, s.plan, s.moment = l, party, c.Plan(), c.Manager().Moment()
 	if monitor {

@@ -417,6 +417,9 @@ func (w *World) PushParts(b *registrar.Binding, done func(int, error), parts ...
 	w.mu.Lock()
 	p := w.byFlow[b.Flow.ID()]
 	w.mu.Unlock()
+	if done == nil {
+		done = func(int, error) {}
+	}
 	time.AfterFunc(10*time.Millisecond, func() {
 		if p == nil || !b.Reachable() {
 			done(0, flow.ErrClosed)
