@@ -7,7 +7,7 @@ VERSION  := $(shell sed -n 's/^## \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 
 LDFLAGS  := -s -w -X ringfence/appliance.Version=$(VERSION)
 RECORD   := $(CURDIR)/build/features.tsv
 
-.PHONY: build deb run run-tunnel test test-unit test-e2e test-faults test-gate test-image image boot deps lint generate bench features clean
+.PHONY: build deb run run-tunnel test test-unit test-e2e test-faults test-mutation test-gate test-image image boot deps lint generate bench features clean
 
 build:
 	@mkdir -p bin
@@ -51,6 +51,14 @@ ROUNDS   ?= 1000
 test-faults:
 	$(GO) test -race -count=1 -timeout 14m -run 'Torture' ./sip/call ./sip/feature/...
 	RINGFENCE_ROUNDS=$(ROUNDS) $(GO) test -race -count=1 -timeout 60m -run 'Random' ./sip/feature
+
+# Breaks one feature after the other, in a binary of its own, and shows that its rows fail and no others. FEATURES="park join" takes some
+# of them, NEIGHBOURS=1 runs, besides the feature's own tests, a few of the others instead of all.
+test-mutation:
+	@mkdir -p build/mutation
+	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS),mutation -o build/mutation/ ./cmd/ringfence ./cmd/sepsim
+	$(GO) test -c -o build/mutation/e2e.test ./cmd/ringfence/e2e
+	$(GO) run ./internal/feature/mutation -dir build/mutation -tests cmd/ringfence/e2e $(if $(NEIGHBOURS),-neighbours) $(FEATURES)
 
 test-e2e: build
 	@mkdir -p build

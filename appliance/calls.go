@@ -54,6 +54,7 @@ func (a *appliance) setupCalls() error {
 	if err := a.setupMailboxes(&o); err != nil {
 		return err
 	}
+	mutate(&o)
 	if a.calls, err = call.New(o); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ type site struct {
 	secure  bool   // in encrypted mode
 	rsa     int    // so many of them with RSA keys, the first ones; the others with P-256
 	lines   int    // numbers without phone, for ordinary clients
+	calls   int    // each of them may have at once; 0 is the default
 	stream  string // address that VPN users may reach besides the telephony services; "" for none
 	tunnels bool   // with VPN
 	watched bool   // every phone has a key of the first; else of the next
@@ -88,7 +89,11 @@ func (s site) document() string {
 		p("  - {number: %q, phone: %s}", phoneNumber(i), device(i))
 	}
 	for i := range s.lines {
-		p("  - {number: %q, password: %s}", lineNumber(i), password)
+		more := ""
+		if s.calls > 0 {
+			more = fmt.Sprintf(", max_calls: %d, busy_at: %d", s.calls, s.calls)
+		}
+		p("  - {number: %q, password: %s%s}", lineNumber(i), password, more)
 	}
 	return b.String()
 }

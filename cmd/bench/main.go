@@ -8,7 +8,7 @@
 // its own, so that every address of 198.18.0.0/15 (RFC 2544) is local and fixed ports are free. Where Debian has a program of
 // the same task it gets the same load in the same run: figures mean most as ratios.
 //
-// The parts are, in their order: start, trust, phones, watchers, lines, calls, media, tunnel, profile, gateway, micro. Each stands in a file of
+// The parts are, in their order: start, trust, phones, watchers, lines, calls, pressure, media, tunnel, profile, gateway, micro. Each stands in a file of
 // its name. "serve" is no part but the daemon itself with a door for profiles, used by profile.
 package main
 
@@ -64,6 +64,7 @@ var parts = []part{
 	{"watchers", true, 2 * time.Minute, (*bench).watchers},
 	{"lines", true, 2 * time.Minute, (*bench).lines},
 	{"calls", true, 2 * time.Minute, (*bench).calls},
+	{"pressure", true, 3 * time.Minute, (*bench).pressure},
 	{"media", true, 3 * time.Minute, (*bench).media},
 	{"tunnel", true, 2 * time.Minute, (*bench).tunnel},
 	{"profile", true, 3 * time.Minute, (*bench).profile},
