@@ -49,7 +49,7 @@ test-unit:
 # Every message of every scenario of calls with every fault, and a thousand random interleavings of each feature.
 ROUNDS   ?= 1000
 test-faults:
-	$(GO) test -race -count=1 -timeout 14m -run 'Torture' ./sip/call ./sip/feature/...
+	$(GO) test -race -count=1 -timeout 14m -run 'Torture|BothHangUp' ./sip/call ./sip/feature/...
 	RINGFENCE_ROUNDS=$(ROUNDS) $(GO) test -race -count=1 -timeout 60m -run 'Random' ./sip/feature
 
 # Breaks one feature after the other, in a binary of its own, and shows that its rows fail and no others. FEATURES="park join" takes some
