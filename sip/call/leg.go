@@ -68,6 +68,7 @@ type Leg struct {
 	queued    bool
 	flooded   bool
 	gone      bool
+	unread    []*transaction.Server // requests in the queue
 	flow      flow.Flow
 	remoteTag string // copy for those who look for a dialog
 	callID    string
@@ -400,8 +401,12 @@ func (l *Leg) finish() {
 	l.mu.Lock()
 	l.gone = true
 	o := l.owner
-	l.owner, l.queue = nil, nil
+	unread := l.unread
+	l.owner, l.queue, l.unread = nil, nil, nil
 	l.mu.Unlock()
+	for _, tx := range unread {
+		tx.Answer(481) // as one that comes a moment later
+	}
 	if o != nil {
 		o.remember(l)
 	}

@@ -3,6 +3,7 @@ package call
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/emiago/sipgo/sip"
@@ -68,6 +69,23 @@ const (
 	maxGlares   = 5
 	ackGrace    = 500 * time.Millisecond
 )
+
+// receive puts a request of the phone into the queue; false if the leg is gone. A request that the leg's end overtakes is answered by that.
+func (l *Leg) receive(tx *transaction.Server) bool {
+	l.mu.Lock()
+	if !l.gone && len(l.unread) < maxEvents {
+		l.unread = append(l.unread, tx)
+	}
+	l.mu.Unlock()
+	return l.post(func() {
+		l.mu.Lock()
+		if i := slices.Index(l.unread, tx); i >= 0 {
+			l.unread = slices.Delete(l.unread, i, i+1)
+		}
+		l.mu.Unlock()
+		l.request(tx)
+	})
+}
 
 // request takes a request of the phone within the dialog.
 func (l *Leg) request(tx *transaction.Server) {

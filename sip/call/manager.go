@@ -292,8 +292,7 @@ func (m *Manager) InDialog(tx *transaction.Server) bool {
 		tx.Answer(403)
 		return true
 	}
-	l.post(func() { l.request(tx) })
-	return true
+	return l.receive(tx)
 }
 
 // mayUse tells whether a connection is the phone's: the one the leg was made on, or another live one of the same device (design
