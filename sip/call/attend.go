@@ -14,7 +14,8 @@ import (
 // phone displays. The call ends, since the party goes on alone. With an error the caller was refused, or is gone.
 func (c *Call) Attend(state string, shows Identity) (*Solo, error) {
 	l := c.caller
-	if l == nil || c.callee != nil || c.Moving() || len(c.branches) > 0 {
+	// A party that is leaving has nothing to do with it: it may have sent the other one here.
+	if l == nil || c.callee != nil || c.lent != nil || len(c.branches) > 0 {
 		return nil, errGone
 	}
 	var body []byte

@@ -54,7 +54,7 @@ func (c *Call) EnterRoom(r *Room, shows Identity, ask func(l *Leg) bool, code in
 // readyForRoom prepares the caller, who waits or talks already, for a codec that can be mixed.
 func (c *Call) readyForRoom() (*Leg, []byte, error) {
 	l := c.caller
-	if l == nil || c.callee != nil || c.Moving() || len(c.branches) > 0 {
+	if l == nil || c.callee != nil || c.lent != nil || len(c.branches) > 0 {
 		return nil, nil, errGone
 	}
 	if !l.waiting() {

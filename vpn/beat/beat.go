@@ -15,7 +15,6 @@ package beat
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -57,6 +56,7 @@ type Waiter struct {
 	look    func(uintptr) bool
 	read    func(uintptr)
 	steady  atomic.Bool // changed by Run's goroutine
+	closed  atomic.Bool // the files may be gone
 
 	// Of Run.
 	found   []int // by source
@@ -123,6 +123,7 @@ func (w *Waiter) watch(op, fd int, events uint32) error {
 
 // Close ends Run. It may be called more than once.
 func (w *Waiter) Close() {
+	w.closed.Store(true)
 	for _, f := range []*os.File{w.gate, w.timer} {
 		if f != nil {
 			_ = f.Close()
@@ -140,7 +141,7 @@ func (w *Waiter) Run(ended func(error)) {
 		w.parked = false
 		clear(w.found)
 		if err := w.raw.Read(w.look); err != nil {
-			if !errors.Is(err, os.ErrClosed) {
+			if !w.closed.Load() {
 				ended(fmt.Errorf("wait for packets: %w", err))
 			}
 			return

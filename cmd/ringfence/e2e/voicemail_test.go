@@ -237,3 +237,53 @@ func TestEcho(t *testing.T) {
 	d.quiet()
 	unharmed(t, ada)
 }
+
+// Whoever presses iDivert has the message in his own mailbox, with his greeting for busy, even where the call was for somebody else.
+func TestDivertToMailbox(t *testing.T) {
+	feature.Proves(t, "IDV-4")
+	d := newDaemon(t, strings.NewReplacer(
+		`ring_seconds: 2, on_no_answer`, `ring_seconds: 20, on_idivert: "voicemail:302", on_no_answer`,
+		`number: "301", user: ada,`, `number: "301", forward: "302", user: ada,`,
+	).Replace(mailboxes))
+	ben, cleo := d.newPhone("SEP001122AA0002", "8841", 2), d.newPhone("SEP001122AA0003", "7965", 3)
+	d.ready(ben)
+	d.ready(cleo)
+	ctx := within(t, 90*time.Second)
+	for i, answered := range []bool{false, true} {
+		c, err := cleo.Call(ctx, "301")
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := ben.WaitIncoming(ctx)
+		if err == nil && answered {
+			if err = in.Answer(ctx); err == nil {
+				err = c.WaitState(ctx, phone.Connected)
+			}
+		}
+		if err == nil && !answered {
+			err = c.WaitState(ctx, phone.RingOut)
+		}
+		if err == nil {
+			err = ben.SoftKey(ctx, "IDivert", in, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		over(t, in)
+		leave(t, ctx, c, 880, 1700) // the falling chime: busy
+		if err := c.Press("#"); err != nil {
+			t.Fatal(err)
+		}
+		over(t, c)
+		list := d.messages("302", func(l []message) bool { return len(l) == i+1 })
+		if list[i].From != "303" {
+			t.Errorf("%+v", list[i])
+		}
+	}
+	if l := d.messages("301", func([]message) bool { return true }); len(l) != 0 {
+		t.Errorf("mailbox of the line that was called: %+v", l)
+	}
+	eventually(t, 5*time.Second, "ben's lamp is lit", func() bool { return ben.Line(1).New == 2 })
+	d.quiet()
+	unharmed(t, ben, cleo)
+}

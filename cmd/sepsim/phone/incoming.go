@@ -80,10 +80,13 @@ func (p *Phone) serveInvite(l *link, m *message) {
 	p.mu.Lock()
 	c.noteLocked(m)
 	p.addCallLocked(c)
-	p.fresh = append(p.fresh, c)
 	p.mu.Unlock()
 	ringing := c.response(m, 180, "Ringing")
 	_ = l.send(ringing)
+	p.mu.Lock()
+	p.fresh = append(p.fresh, c) // whoever sees it ring may press a key, which comes after the 180
+	p.changedLocked()
+	p.mu.Unlock()
 	p.event(StepCall, c.text("rings"), nil)
 	if line.AutoAnswer > 0 {
 		p.tasks.Go("phone auto answer", func(ctx context.Context) { _ = c.Answer(ctx) })
