@@ -3,7 +3,6 @@ package flow
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/emiago/sipgo/sip"
 
+	"ringfence/internal/legacytls"
 	"ringfence/internal/task"
 )
 
@@ -70,7 +70,7 @@ func (m *Manager) newStream(transport string, conn, under net.Conn) *stream {
 	switch c := conn.(type) {
 	case *net.TCPConn:
 		s.raw, _ = c.SyscallConn()
-	case *tls.Conn:
+	case legacytls.TLSConn: // crypto/tls, or of a phone that knows nothing newer than TLS 1.0
 		if step, ok := under.(*doorstep); ok {
 			s.raw, s.step = step.raw, step
 		}
