@@ -48,7 +48,7 @@ func TestBackupsByThemselves(t *testing.T) {
 		if len(sent) == 0 || len(kept) != 1 {
 			return false
 		}
-		began, err := time.Parse(name+"-20060102-150405.backup", filepath.Base(kept[0]))
+		began, err := time.Parse("20060102-150405.backup", strings.TrimPrefix(filepath.Base(kept[0]), name+"-"))
 		b, _ := os.ReadFile(kept[0])
 		return err == nil && began.After(at) && bytes.Equal(b, sent)
 	})
