@@ -116,6 +116,20 @@ func (a *appliance) lineToggle(name string) admin.Handler {
 	}
 }
 
+// messagesPrefix is where the numbers of messages lie that line messages was told.
+const messagesPrefix = "messages/"
+
+// restoreMessages lights the lamps of mailboxes elsewhere as they were. Mailboxes of this appliance know better, and come after it.
+func (a *appliance) restoreMessages() {
+	a.store.Scan(messagesPrefix, func(key string, value []byte) bool {
+		var unheard, heard int
+		if _, err := fmt.Sscanf(string(value), "%d/%d", &unheard, &heard); err == nil {
+			a.sip.State().SetMessages(strings.TrimPrefix(key, messagesPrefix), unheard, heard)
+		}
+		return true
+	})
+}
+
 func (a *appliance) lineMessages(ctx context.Context, r admin.Request) (any, error) {
 	number := r.Args[0]
 	if err := a.knownLine(ctx, number); err != nil {
@@ -129,6 +143,10 @@ func (a *appliance) lineMessages(ctx context.Context, r admin.Request) (any, err
 				return nil, admin.Usage("%q is no number of messages", text)
 			}
 			n[i] = v
+		}
+		// Whoever has told it, as the mailbox elsewhere, does not tell it again after a restart.
+		if err := a.store.Write(ctx, map[string][]byte{messagesPrefix + number: fmt.Appendf(nil, "%d/%d", n[0], n[1])}); err != nil {
+			return nil, err
 		}
 		a.sip.State().SetMessages(number, n[0], n[1])
 	}

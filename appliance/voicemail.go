@@ -17,6 +17,7 @@ import (
 
 // setupMailboxes gives calls somewhere to go that nobody takes, and serves the numbers of built-in services.
 func (a *appliance) setupMailboxes(o *call.Options) error {
+	a.restoreMessages()
 	var err error
 	a.boxes, err = mailbox.New(context.Background(), mailbox.Options{
 		Dir: filepath.Join(a.StateDir, "voicemail"), Store: a.store, Messages: a.sip.State().SetMessages, PIN: a.pinOf, Room: a.space.Room, Log: a.log,

@@ -24,6 +24,9 @@ func Command(args []string, stdout, stderr io.Writer) int {
 		return wrong("say what to do")
 	}
 	verb, rest := args[0], args[1:]
+	if len(rest) > 0 && (rest[0] == "-h" || rest[0] == "--help") {
+		verb = rest[0]
+	}
 	var out []byte
 	switch verb {
 	case "-h", "-help", "--help", "help":

@@ -28,6 +28,9 @@ func (c *checker) unserved() {
 			c.note("services."+s.name, "it can stay; it takes effect with a later release", "services.%s: checked, but this release answers no call to %s", s.name, s.num)
 		}
 	}
+	if d.Services.Codes["record_toggle"] != "" {
+		c.note("services.codes[record_toggle]", "it can stay; the Record key of phones and lines[].record work", "services.codes: record_toggle is checked, but this release has no code that records")
+	}
 	c.unservedRules()
 }
 

@@ -27,6 +27,11 @@ func (p *program) configure(g places, args []string) int {
 	switch {
 	case args[1] == "edit" && len(args) == 2:
 		return p.edit(client)
+	case args[1] == "edit" && (args[2] == "--help" || args[2] == "-h"):
+		fmt.Fprint(p.stdout, editHelp)
+		return admin.ExitOK
+	case args[1] == "edit":
+		return p.wrong("config edit takes no %q", args[2])
 	case args[1] == "apply" && len(args) > 2 && g.state != "" && !client.Answers():
 		return p.applyOffline(g.state, args[2:])
 	}
@@ -34,8 +39,13 @@ func (p *program) configure(g places, args []string) int {
 }
 
 func (p *program) applyOffline(state string, args []string) int {
+	for _, a := range args {
+		if a == "--help" || a == "-h" {
+			return admin.Client{Verbs: p.verbs}.Command([]string{"config", "apply", a}, p.stdout, p.stderr)
+		}
+	}
 	if len(args) != 1 || args[0] == "" || args[0][0] == '-' {
-		return p.wrong("without a daemon: ringfence --state DIR config apply FILE")
+		return p.wrong("no daemon runs on %s, and then config apply takes one FILE and no flag", state)
 	}
 	data, err := os.ReadFile(args[0])
 	if err != nil {

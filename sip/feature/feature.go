@@ -121,7 +121,7 @@ func Install(o *call.Options, fo Options) *Features {
 			down(l, i)
 		}
 	}
-	o.ReferServices = map[string]func(*call.Call, *call.Leg, *call.Referral, string){"dpark": f.Park.Directed}
+	o.ReferServices = map[string]func(*call.Call, *call.Leg, *call.Referral, string){"dpark": f.Park.Directed, "park": f.Park.Directed}
 	return f
 }
 

@@ -211,9 +211,13 @@ func TestForward(t *testing.T) {
 	over(t, ca, cc)
 
 	// It is state: a power cut of the appliance does not lose it, and it works while the phone is away.
+	d.verb("line", "messages", "303", "2", "1") // told by a mailbox elsewhere, once
 	ben.Stop()
 	d.kill()
 	d.start()
+	if out := d.verb("line", "messages", "303"); !strings.Contains(out, "2/1") {
+		t.Errorf("messages of 303 after a power cut: %s", out)
+	}
 	ada.Stop()
 	cleo.Stop()
 	ada2, cleo2 := d.newPhone("SEP001122AA0001", "8851", 1), d.newPhone("SEP001122AA0003", "7965", 3)

@@ -245,3 +245,38 @@ func TestParkMonitor(t *testing.T) {
 		hangup(t, ca, winner, loser)
 	})
 }
+
+// A phone without a Park key transfers to a code, and is told the slot.
+func TestParkByCode(t *testing.T) {
+	d := newDaemon(t, house+"services: {codes: {park: \"*7\"}}\n")
+	ada, ben, cleo, dan := four(t, d)
+	ctx := within(t, 60*time.Second)
+	ca, cb := connect(t, ada, ben, "302")
+	mark := ada.Mark()
+	if err := ca.BlindTransfer(ctx, "*7"); err != nil {
+		t.Fatal(err)
+	}
+	over(t, ca)
+	eventually(t, 5*time.Second, "ada is told the slot", func() bool {
+		for _, m := range ada.Received(mark) {
+			if strings.Contains(m.Body(), "<statustext>") && strings.Contains(m.Body(), " 381<") {
+				return true
+			}
+		}
+		return false
+	})
+	cc, err := cleo.Call(ctx, "381")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cc.WaitState(ctx, phone.Connected); err != nil {
+		t.Fatal(err)
+	}
+	hear(t, cb, cc)
+	if err := cc.Hangup(ctx); err != nil {
+		t.Fatal(err)
+	}
+	over(t, cb, cc)
+	d.quiet()
+	unharmed(t, ada, ben, cleo, dan)
+}

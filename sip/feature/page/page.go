@@ -253,7 +253,7 @@ func (x *page) start(text string, then func()) {
 			case err == nil && code < 300:
 				x.tellStop(m) // too late
 			default:
-				x.pages.log.Info("phone is not paged", "phone", m.binding.Device, "err", err)
+				x.pages.log.Info("phone is not paged", "phone", m.binding.Device, "code", code, "err", err)
 			}
 			if waiting == 0 {
 				timer.Stop()

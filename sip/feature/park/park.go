@@ -294,6 +294,9 @@ func (p *Lots) Directed(c *call.Call, l *call.Leg, r *call.Referral, number stri
 	}
 	switch {
 	case err == nil:
+		if number == "" { // the phone does not know which: the text says it, as after the key
+			l.Push(nil, cisco.Request{StatusLine: &cisco.StatusLine{Text: cisco.Phrase('!') + " " + s.number, Seconds: 10, Priority: 1}})
+		}
 		r.Report(200, "")
 		c.Leave(l)
 	case errors.Is(err, errTaken):
