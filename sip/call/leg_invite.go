@@ -219,6 +219,7 @@ func (l *Leg) start(spec inviteSpec) error {
 // onInvite returns the transaction's handler. An event of an INVITE that was replaced by another attempt is dropped.
 func (l *Leg) onInvite(d *dialog.Dialog) func(*sip.Response, error) {
 	return func(res *sip.Response, err error) {
+		l.hearTag(res)
 		l.post(func() {
 			if l.d == d {
 				l.invited(res, err)
@@ -347,6 +348,21 @@ func (l *Leg) progress(res *sip.Response) {
 		}
 	}
 	l.h.ringing(l, res.StatusCode)
+}
+
+// hearTag makes the phone's tag known in the order of its connection, ahead of what the leg's owner makes of the answer: a key that is
+// pressed while it begins to ring names it. Events of that key are then behind the answer in the leg's queue.
+func (l *Leg) hearTag(res *sip.Response) {
+	if res == nil || res.StatusCode <= 100 || res.StatusCode >= 300 || res.From() == nil || res.To() == nil {
+		return
+	}
+	from, _ := res.From().Params.Get("tag")
+	to, _ := res.To().Params.Get("tag")
+	l.mu.Lock()
+	if l.localTag == from && l.remoteTag == "" {
+		l.remoteTag = to
+	}
+	l.mu.Unlock()
 }
 
 // noteTag makes the phone's tag known to those who look for the dialog.
